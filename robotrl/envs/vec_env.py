@@ -1,0 +1,203 @@
+"""N environments stepped together: the one place where the order of a control step is written."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robotrl.core.errors import UsageError
+from robotrl.core.types import Obs, Step
+from robotrl.sim.batch_sim import BatchSim
+from robotrl.tasks.task import Task
+
+# one float32 rounding step above 1: tanh and clamp never exceed it
+_ACTION_LIMIT = 1.0 + 1e-6
+
+
+class VecEnv:
+    """N copies of a task with auto-reset in the same step.
+
+    A step is: act, substeps, failed, observe, reward, done, keep `final_obs`, reset, observe those.
+    Actions are in [-1, 1] and mapped to physical units by the action terms. An episode that reaches
+    the time limit, or whose simulation diverged, is truncated.
+
+    Args:
+        task: what to simulate.
+        num_envs: N.
+        seed: of every draw the environments make.
+        num_threads: physics threads, None for all CPUs; the results do not depend on it.
+        stagger: start the first episodes at random ages, so that N environments do not all sit in the
+            same phase of an episode; these shortened episodes are left out of the statistics.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int,
+        seed: int = 0,
+        num_threads: int | None = None,
+        stagger: bool = False,
+    ) -> None:
+        model = task.build_model()
+        self.task = task
+        self.num_envs = num_envs
+        self.specs = task.specs(model)
+        self.sim = BatchSim(model, num_envs, num_threads, task.stage)
+        self.substeps = _whole("control_dt_s", task.control_dt_s, self.sim.dt_s)
+        self.max_steps = _whole("episode_length_s", task.episode_length_s, task.control_dt_s)
+        self.rng = torch.Generator().manual_seed(seed)
+        self.stagger = stagger
+        low, high = self.specs.action_low.double(), self.specs.action_high.double()
+        self._action_scale, self._action_offset = (high - low) / 2, (high + low) / 2
+        self._all_ids = torch.arange(num_envs)
+        self._never = torch.zeros(num_envs, dtype=torch.bool)
+        self.age = torch.zeros(num_envs, dtype=torch.int64)
+        # per-episode sums of the reward and its terms; a row is (N,)
+        self._sums: dict[str, Tensor] = {"episode/return": torch.zeros(num_envs, dtype=torch.float64)}
+        self._counted = torch.ones(num_envs, dtype=torch.bool)
+        self.num_diverged = 0
+
+    def reset(self) -> Obs:
+        """Start a new episode everywhere and return its first observation."""
+        self._reset(self._all_ids)
+        if self.stagger:
+            self.age = torch.randint(self.max_steps, (self.num_envs,), generator=self.rng)
+            self._counted = self.age == 0
+        self.sim.failed()
+        return self._observe()
+
+    def step(self, action: Tensor) -> Step:
+        """Advance every environment by one control step.
+
+        Args:
+            action: (N, A) in [-1, 1].
+
+        Raises:
+            UsageError: the action has the wrong shape, is not finite or leaves [-1, 1].
+        """
+        ctrl = self._to_ctrl(action)
+        self.task.before_step(self.sim)
+        self.sim.step(ctrl, self.substeps)
+        failed = self.sim.failed()
+        any_failed = bool(failed.any())
+
+        obs = final_obs = self._observe()
+        terms = self.task.reward_terms(self.sim, ctrl)
+        reward = torch.stack(list(terms.values())).sum(0) if len(terms) > 1 else next(iter(terms.values()))
+        terminated = self.task.terminated(self.sim)
+        if terminated is None:
+            terminated = self._never
+        self.age += 1
+        truncated = self.age >= self.max_steps
+        if any_failed:
+            obs, final_obs = self._mend(failed, obs)
+            reward = reward.masked_fill(failed, 0.0)
+            terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
+            terminated = terminated & ~failed
+            truncated = truncated | failed
+            self.num_diverged += int(failed.sum())
+        truncated = truncated & ~terminated
+
+        self._accumulate(reward, terms)
+        done = terminated | truncated
+        log: dict[str, Tensor] = {}
+        if bool(done.any()):
+            ids = done.nonzero().squeeze(1)
+            log = self._finish(ids, failed)
+            self._reset(ids)
+            first = self._observe()
+            rows = done.unsqueeze(1)
+            obs = {group: torch.where(rows, first[group], values) for group, values in obs.items()}
+        return Step(obs, reward.to(torch.float32), terminated.clone(), truncated, final_obs, ~failed, log)
+
+    def _to_ctrl(self, action: Tensor) -> Tensor:
+        expected = (self.num_envs, self.specs.action_dim)
+        if tuple(action.shape) != expected:
+            raise UsageError(f"actions must have shape {expected}, got {tuple(action.shape)}")
+        if not bool((action.abs() <= _ACTION_LIMIT).all()):  # False for NaN
+            row = int((~(action.abs() <= _ACTION_LIMIT)).any(1).nonzero()[0])
+            raise UsageError(
+                f"actions must be finite and in [-1, 1], environment {row} got {action[row].tolist()}"
+            )
+        return torch.addcmul(self._action_offset, action.double(), self._action_scale)
+
+    def _observe(self) -> Obs:
+        """Put the terms of each group side by side in one float32 buffer."""
+        values = self.task.observe(self.sim)
+        obs = {}
+        for group, terms in self.specs.observation.items():
+            buffer = torch.empty(self.num_envs, self.specs.obs_dim(group), dtype=torch.float32)
+            start = 0
+            for term in terms:
+                value = values[group][term.name]
+                if term.size == 1 and value.ndim == 1:
+                    buffer[:, start].copy_(value)
+                else:
+                    buffer[:, start : start + term.size].copy_(value)
+                start += term.size
+            obs[group] = buffer
+        return obs
+
+    def _mend(self, failed: Tensor, obs: Obs) -> tuple[Obs, Obs]:
+        """Zero the observation rows of failed simulations: they may hold NaN."""
+        mended = {group: values.masked_fill(failed.unsqueeze(1), 0.0) for group, values in obs.items()}
+        return mended, mended
+
+    def _accumulate(self, reward: Tensor, terms: dict[str, Tensor]) -> None:
+        self._sums["episode/return"] += reward
+        if len(terms) > 1:
+            for name, term in terms.items():
+                key = f"reward/{name}"
+                if key not in self._sums:
+                    self._sums[key] = torch.zeros(self.num_envs, dtype=torch.float64)
+                self._sums[key] += term
+
+    def _finish(self, ids: Tensor, failed: Tensor) -> dict[str, Tensor]:
+        """Return the statistics of the episodes that ended, and clear their sums."""
+        counted = ids[self._counted[ids] & ~failed[ids]]
+        log = {name: sums[counted] for name, sums in self._sums.items()} if len(counted) else {}
+        if len(counted):
+            log["episode/length"] = self.age[counted].double()
+        if bool(failed.any()):
+            log["sim/diverged"] = failed.sum().double().reshape(1)
+        return log
+
+    def _reset(self, ids: Tensor) -> None:
+        self.sim.reset(ids)
+        self.task.reset(self.sim, ids, self.rng)
+        self.sim.forward(ids)
+        self.age[ids] = 0
+        self._counted[ids] = True
+        for sums in self._sums.values():
+            sums[ids] = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that continues bit for bit."""
+        return {
+            "sim": self.sim.state_dict(),
+            "rng": self.rng.get_state(),
+            "age": self.age.clone(),
+            "counted": self._counted.clone(),
+            "sums": {name: sums.clone() for name, sums in self._sums.items()},
+            "num_diverged": self.num_diverged,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict` of an environment with the same task and number of copies."""
+        self.sim.load_state_dict(state["sim"])
+        self.rng.set_state(state["rng"])
+        self.age.copy_(state["age"])
+        self._counted.copy_(state["counted"])
+        self._sums = {name: sums.clone() for name, sums in state["sums"].items()}
+        self.num_diverged = state["num_diverged"]
+
+
+def _whole(name: str, duration_s: float, unit_s: float) -> int:
+    """Return duration / unit, which must be a whole number."""
+    ratio = duration_s / unit_s
+    if not math.isfinite(ratio) or round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6 * ratio:
+        raise UsageError(f"{name}={duration_s} s must be a whole multiple of {unit_s} s")
+    return round(ratio)

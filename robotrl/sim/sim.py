@@ -1,0 +1,85 @@
+"""The simulator as the layers above see it: N copies of one MuJoCo model as torch tensors.
+
+Both the CPU implementation (`batch_sim.BatchSim`) and a GPU one speak MuJoCo's own field names and
+hand out torch tensors, so a task is written once.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Protocol
+
+import mujoco
+import torch
+from torch import Tensor
+
+
+class Stage(enum.Enum):
+    """Which derived fields describe the new state after `Sim.step`.
+
+    After a bare step derived fields (xpos, sensordata, ...) lag one substep behind qpos and qvel, as
+    with `mj_step`. A task that reads them fresh asks for VELOCITY, as dm_control does; one written
+    against the lag, as Gymnasium's are, asks for NONE.
+    """
+
+    NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
+    VELOCITY = int(mujoco.mjtStage.mjSTAGE_VEL)
+
+
+class Named(Protocol):
+    """One object's slice of every per-simulation field: `sim.named("joint", "knee").qpos` is (N, 1)."""
+
+    id: int
+
+    def __getattr__(self, attribute: str) -> Tensor:
+        """Return the object's slice of a field, named as in MuJoCo's own named access."""
+        ...
+
+
+class Sim(Protocol):
+    """N simulations of one model. See `BatchSim` for the semantics of each member."""
+
+    model: mujoco.MjModel
+    num_envs: int
+    device: torch.device
+    dt_s: float
+
+    def data(self, field: str) -> Tensor:
+        """Live (N, ...) tensor over an MjData field."""
+        ...
+
+    def param(self, field: str) -> Tensor:
+        """Live (N, ...) tensor over an MjModel field, one value per simulation."""
+        ...
+
+    def named(self, kind: str, name: str) -> Named:
+        """Slices of the fields that belong to one named object."""
+        ...
+
+    def step(self, ctrl: Tensor | None = None, substeps: int = 1, ids: Tensor | None = None) -> None:
+        """Advance by `substeps` physics steps."""
+        ...
+
+    def forward(self, ids: Tensor | None = None) -> None:
+        """Recompute derived fields from the state."""
+        ...
+
+    def reset(self, ids: Tensor | None = None) -> None:
+        """Put the state back to the model's defaults, without recomputing derived fields."""
+        ...
+
+    def refresh_constants(self, ids: Tensor | None = None) -> None:
+        """Recompute model constants after writes to `param` fields that feed them."""
+        ...
+
+    def failed(self) -> Tensor:
+        """(N,) bool: diverged or over capacity since the last call."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        ...

@@ -1,0 +1,111 @@
+"""What a user writes: a robot task, for all simulations at once, in plain torch over MuJoCo's fields."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import mujoco
+import torch
+from torch import Tensor
+
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.types import ActionTerm, ObsTerm, Specs
+from robotrl.sim.sim import Sim, Stage
+
+
+class Task(ABC):
+    """A robot task: model, reset distribution, observations, rewards and end states.
+
+    Subclasses are dataclasses: their fields are the task's options, so that
+    `task.move_speed_m_s=2` on the command line is checked against the type written here. The class
+    holds no per-simulation state; everything is read from `sim` (N simulations at once).
+
+    Attributes:
+        mjcf: path of the MJCF file.
+        control_dt_s: time between two actions, s; a whole multiple of the model's timestep.
+        episode_length_s: time limit, s: reaching it truncates, it never terminates.
+        stage: which derived fields are fresh after a step (see `Stage`).
+    """
+
+    mjcf: Path
+    control_dt_s: float
+    episode_length_s: float
+    stage: Stage = Stage.VELOCITY
+
+    def edit_spec(self, spec: mujoco.MjSpec) -> None:  # noqa: B027  most tasks need no edit
+        """Change the model before it is compiled: sensors, sites, sizes, actuators."""
+
+    @abstractmethod
+    def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
+        """Describe every observation group: terms in the order in which `observe` returns them.
+
+        The group "policy" is what the policy acts on; "privileged" is for critics only.
+        """
+
+    @abstractmethod
+    def reset(self, sim: Sim, ids: Tensor, rng: torch.Generator) -> None:
+        """Draw initial states for simulations `ids`, (n,) int64, whose state is at the model's defaults.
+
+        Write state fields (`sim.data("qpos")[ids] = ...`) and `sim.param` fields; derived fields are
+        recomputed afterwards. All randomness comes from `rng`.
+        """
+
+    def before_step(self, sim: Sim) -> None:  # noqa: B027  only tasks with finite differences need it
+        """Remember what the reward compares with, before the physics advances."""
+
+    @abstractmethod
+    def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:
+        """Return group -> term -> (N, size) or (N,) values in the units of `observation_terms`."""
+
+    @abstractmethod
+    def reward_terms(self, sim: Sim, action: Tensor) -> dict[str, Tensor]:
+        """Return named (N,) float64 terms; the reward is their sum.
+
+        Args:
+            sim: the state after the step.
+            action: (N, A) float64 actuator commands in physical units.
+        """
+
+    def terminated(self, sim: Sim) -> Tensor | None:
+        """Return (N,) bool true end states, or None for a task that has none."""
+        return None
+
+    def action_terms(self, model: mujoco.MjModel) -> tuple[ActionTerm, ...]:
+        """Describe the actuators; by default one term per actuator over its control range.
+
+        Raises:
+            UsageError: an actuator has no control range, so [-1, 1] has nothing to map to.
+        """
+        terms = []
+        for i in range(model.nu):
+            name = model.actuator(i).name or f"actuator_{i}"
+            if not model.actuator_ctrllimited[i]:
+                raise UsageError(
+                    f"actuator {name!r} has no ctrlrange: add one to the MJCF or override action_terms()"
+                )
+            low, high = (float(x) for x in model.actuator_ctrlrange[i])
+            terms.append(ActionTerm(name, "1", low, high))
+        return tuple(terms)
+
+    def build_model(self) -> mujoco.MjModel:
+        """Read the MJCF, apply `edit_spec`, compile.
+
+        Raises:
+            RobotrlError: the file is missing or MuJoCo refuses it; MuJoCo's message is passed on.
+        """
+        path = Path(self.mjcf)
+        if not path.is_file():
+            raise RobotrlError(f"model file {path} does not exist (task {type(self).__name__}.mjcf)")
+        try:
+            spec = mujoco.MjSpec.from_file(str(path))
+            self.edit_spec(spec)
+            return spec.compile()
+        except ValueError as error:
+            raise RobotrlError(
+                f"model file {path} does not compile: {' '.join(str(error).split())}"
+            ) from error
+
+    def specs(self, model: mujoco.MjModel) -> Specs:
+        """Collect observation terms, action terms and control rate."""
+        return Specs(self.observation_terms(model), self.action_terms(model), self.control_dt_s)
