@@ -201,7 +201,7 @@ class BatchSim:
         if tuple(state["state"].shape) != self.batch.state.shape:
             raise RobotrlError(
                 f"simulator state has shape {tuple(state['state'].shape)}, this model with "
-                f"{self.num_envs} simulations needs {self.batch.state.shape}: did the model or num_envs change?"
+                f"{self.num_envs} simulations needs {self.batch.state.shape}: same model and num_envs?"
             )
         for name, values in state["params"].items():
             self.param(name).copy_(values)
