@@ -1,0 +1,141 @@
+"""Action distributions with explicit random generators; every event is one action vector (A,)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the field's name for it
+from torch import Tensor
+
+_LOG_2PI = math.log(2 * math.pi)
+# actions of a squashed policy are pulled this far inside (-1, 1) before atanh
+_ATANH_EDGE = 1e-6
+
+
+class ActionDistribution(Protocol):
+    """p(a | s) for a batch of B states."""
+
+    def sample(self, rng: torch.Generator | None) -> Tensor:
+        """Draw (B, A)."""
+        ...
+
+    def mode(self) -> Tensor:
+        """Return the deterministic action, (B, A)."""
+        ...
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log density of (B, A), (B,)."""
+        ...
+
+    def entropy(self) -> Tensor:
+        """Differential entropy, (B,)."""
+        ...
+
+
+def _normal(like: Tensor, rng: torch.Generator | None) -> Tensor:
+    return torch.empty_like(like).normal_(generator=rng)
+
+
+@dataclass
+class DiagonalGaussian:
+    """Independent normals; unbounded, so what leaves [-1, 1] is cut before it reaches the actuators."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def sample(self, rng: torch.Generator | None) -> Tensor:
+        """Draw (B, A), differentiable in mean and log_std."""
+        return self.mean + self.log_std.exp() * _normal(self.mean, rng)
+
+    def mode(self) -> Tensor:
+        """Return the mean."""
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Sum of the normal log densities, (B,)."""
+        z = (action - self.mean) * torch.exp(-self.log_std)
+        return (-0.5 * z**2 - self.log_std - 0.5 * _LOG_2PI).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Sum of log_std + log(2 pi e) / 2, (B,)."""
+        return (self.log_std + 0.5 * (_LOG_2PI + 1)).expand_as(self.mean).sum(-1)
+
+
+@dataclass
+class SquashedGaussian:
+    """tanh of a diagonal Gaussian (Haarnoja et al. 2018, arXiv:1801.01290, appendix C)."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def sample(self, rng: torch.Generator | None) -> Tensor:
+        """Draw (B, A) in (-1, 1), differentiable in mean and log_std."""
+        return torch.tanh(self.mean + self.log_std.exp() * _normal(self.mean, rng))
+
+    def sample_with_log_prob(self, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Draw actions with their log density, exact in the pre-squash variable."""
+        noise = _normal(self.mean, rng)
+        u = self.mean + self.log_std.exp() * noise
+        log_prob = (-0.5 * noise**2 - self.log_std - 0.5 * _LOG_2PI - _log_one_minus_tanh_sq(u)).sum(-1)
+        return torch.tanh(u), log_prob
+
+    def mode(self) -> Tensor:
+        """Return tanh of the mean."""
+        return torch.tanh(self.mean)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log density of actions in [-1, 1], (B,)."""
+        u = torch.atanh(action.clamp(-1 + _ATANH_EDGE, 1 - _ATANH_EDGE))
+        normal = DiagonalGaussian(self.mean, self.log_std).log_prob(u)
+        return normal - _log_one_minus_tanh_sq(u).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy at the mean's linearisation: Gaussian entropy + log |d tanh(mean)|, (B,)."""
+        gaussian = DiagonalGaussian(self.mean, self.log_std).entropy()
+        return gaussian + _log_one_minus_tanh_sq(self.mean).sum(-1)
+
+
+def _log_one_minus_tanh_sq(u: Tensor) -> Tensor:
+    """log(1 - tanh(u)^2) without cancellation."""
+    return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
+
+
+@dataclass
+class ScaledBeta:
+    """Beta(alpha, beta) stretched from [0, 1] to [-1, 1] (Chou et al. 2017): bounded without squashing."""
+
+    alpha: Tensor
+    beta: Tensor
+
+    def sample(self, rng: torch.Generator | None) -> Tensor:
+        """Draw (B, A) in [-1, 1] as a ratio of gammas; not differentiable."""
+        x = torch._standard_gamma(self.alpha.detach(), generator=rng)
+        y = torch._standard_gamma(self.beta.detach(), generator=rng)
+        return (2.0 * x / (x + y) - 1.0).clamp(-1 + _ATANH_EDGE, 1 - _ATANH_EDGE)
+
+    def mode(self) -> Tensor:
+        """Return the mean, 2 alpha / (alpha + beta) - 1."""
+        return 2.0 * self.alpha / (self.alpha + self.beta) - 1.0
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log density of actions in (-1, 1), (B,)."""
+        x = (action + 1.0) / 2.0
+        log_norm = torch.lgamma(self.alpha) + torch.lgamma(self.beta) - torch.lgamma(self.alpha + self.beta)
+        density = (self.alpha - 1) * torch.log(x) + (self.beta - 1) * torch.log1p(-x) - log_norm
+        return (density - math.log(2.0)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Sum over the action's components, (B,)."""
+        a, b, total = self.alpha, self.beta, self.alpha + self.beta
+        log_norm = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(total)
+        entropy = (
+            log_norm
+            - (a - 1) * torch.digamma(a)
+            - (b - 1) * torch.digamma(b)
+            + (total - 2) * torch.digamma(total)
+            + math.log(2.0)
+        )
+        return entropy.sum(-1)

@@ -1,0 +1,142 @@
+"""Policies with a density: Gaussian, squashed Gaussian and Beta heads on an MLP."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the field's name for it
+from torch import Tensor, nn
+
+from robotrl.core.types import Obs, Specs
+from robotrl.networks.mlp import Activation, mlp
+from robotrl.policies.distributions import DiagonalGaussian, ScaledBeta, SquashedGaussian
+from robotrl.policies.policy import StochasticPolicy
+
+
+@dataclass
+class MlpPolicyConfig:
+    """What the policies of this file share."""
+
+    hidden: list[int] = field(default_factory=lambda: [256, 256])
+    """Widths of the hidden layers."""
+    activation: Activation = Activation.ELU
+    """relu, tanh, elu or silu."""
+    obs_groups: list[str] = field(default_factory=lambda: ["policy"])
+    """Observation groups the policy sees, in order."""
+    normalize_obs: bool = True
+    """Normalise observations by running statistics, inside the policy."""
+
+    def __post_init__(self) -> None:
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden: layer widths must be at least 1, got {self.hidden}")
+        if not self.obs_groups:
+            raise ValueError("obs_groups: name at least one observation group")
+
+
+@dataclass
+class GaussianConfig(MlpPolicyConfig):
+    """A Gaussian whose standard deviation is one learned number per actuator."""
+
+    initial_std: float = 1.0
+    """Standard deviation before training, in units of the action range's half width; > 0."""
+    mean_gain: float = 0.01
+    """Gain of the last layer's orthogonal weights; small starts near the middle of the range."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.initial_std <= 0:
+            raise ValueError(f"initial_std must be above 0, got {self.initial_std}")
+
+
+class GaussianPolicy(StochasticPolicy):
+    """a ~ N(mean(s), std), std independent of the state; the usual policy of PPO."""
+
+    config_class: ClassVar[type] = GaussianConfig
+
+    def __init__(self, specs: Specs, config: GaussianConfig, rng: torch.Generator) -> None:
+        super().__init__(specs, config.obs_groups, config.normalize_obs)
+        self.net = mlp(self.obs_dim, config.hidden, self.action_dim, config.activation, rng, config.mean_gain)
+        self.log_std = nn.Parameter(torch.full((self.action_dim,), math.log(config.initial_std)))
+
+    def distribution(self, obs: Obs) -> DiagonalGaussian:
+        """N(mean(s), diag(std^2)), unbounded."""
+        return DiagonalGaussian(self.net(self.normalize(self.flatten(obs))), self.log_std)
+
+    def to_bounds(self, action: Tensor) -> Tensor:
+        """Cut at the actuators' limits: the density stays that of the uncut draw."""
+        return action.clamp(-1.0, 1.0)
+
+    def forward(self, flat: Tensor) -> Tensor:
+        """Return the mean, cut at +-1."""
+        return self.net(self.normalize(flat)).clamp(-1.0, 1.0)
+
+
+@dataclass
+class SquashedGaussianConfig(MlpPolicyConfig):
+    """tanh of a Gaussian whose mean and standard deviation depend on the state."""
+
+    activation: Activation = Activation.RELU
+    """relu, tanh, elu or silu."""
+    log_std_min: float = -5.0
+    """Lower end of log std."""
+    log_std_max: float = 2.0
+    """Upper end of log std."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.log_std_min >= self.log_std_max:
+            raise ValueError(f"log_std_min {self.log_std_min} must be below log_std_max {self.log_std_max}")
+
+
+class SquashedGaussianPolicy(StochasticPolicy):
+    """a = tanh(u), u ~ N(mean(s), std(s)); the policy of SAC."""
+
+    config_class: ClassVar[type] = SquashedGaussianConfig
+
+    def __init__(self, specs: Specs, config: SquashedGaussianConfig, rng: torch.Generator) -> None:
+        super().__init__(specs, config.obs_groups, config.normalize_obs)
+        self.log_std_min, self.log_std_max = config.log_std_min, config.log_std_max
+        self.net = mlp(self.obs_dim, config.hidden, 2 * self.action_dim, config.activation, rng)
+
+    def squashed(self, obs: Obs) -> SquashedGaussian:
+        """p(a | s) on (-1, 1)."""
+        mean, log_std = self.net(self.normalize(self.flatten(obs))).chunk(2, dim=-1)
+        return SquashedGaussian(mean, log_std.clamp(self.log_std_min, self.log_std_max))
+
+    def distribution(self, obs: Obs) -> SquashedGaussian:
+        """p(a | s) on (-1, 1)."""
+        return self.squashed(obs)
+
+    def forward(self, flat: Tensor) -> Tensor:
+        """Return tanh of the mean."""
+        return torch.tanh(self.net(self.normalize(flat))[..., : self.action_dim])
+
+
+@dataclass
+class BetaConfig(MlpPolicyConfig):
+    """A Beta distribution over the action range: bounded, no mass on the edges."""
+
+
+class BetaPolicy(StochasticPolicy):
+    """a = 2 x - 1, x ~ Beta(1 + softplus, 1 + softplus): unimodal on the action range."""
+
+    config_class: ClassVar[type] = BetaConfig
+
+    def __init__(self, specs: Specs, config: BetaConfig, rng: torch.Generator) -> None:
+        super().__init__(specs, config.obs_groups, config.normalize_obs)
+        self.net = mlp(self.obs_dim, config.hidden, 2 * self.action_dim, config.activation, rng, 0.01)
+
+    def _alpha_beta(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, beta = (1.0 + F.softplus(self.net(self.normalize(flat)))).chunk(2, dim=-1)
+        return alpha, beta
+
+    def distribution(self, obs: Obs) -> ScaledBeta:
+        """p(a | s) on [-1, 1]."""
+        return ScaledBeta(*self._alpha_beta(self.flatten(obs)))
+
+    def forward(self, flat: Tensor) -> Tensor:
+        """Return the mean."""
+        return ScaledBeta(*self._alpha_beta(flat)).mode()

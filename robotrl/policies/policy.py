@@ -1,0 +1,131 @@
+"""What every policy is: an observation-to-action network that knows its groups and action spec."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from robotrl.core.errors import UsageError, unknown_name
+from robotrl.core.types import Obs, Specs
+from robotrl.networks.normalizer import RunningNormalizer
+from robotrl.policies.distributions import ActionDistribution, SquashedGaussian
+
+
+class Policy(nn.Module, ABC):
+    """A policy acts on the observation groups it names and returns actions in [-1, 1].
+
+    The observation normaliser belongs to it, so that a saved or exported policy takes raw
+    observations. It never names an algorithm.
+
+    Args:
+        specs: of the environment.
+        obs_groups: observation groups, put side by side in this order.
+        normalize_obs: whether raw observations are normalised by running statistics.
+    """
+
+    config_class: ClassVar[type]
+
+    def __init__(self, specs: Specs, obs_groups: list[str], normalize_obs: bool) -> None:
+        super().__init__()
+        for group in obs_groups:
+            if group not in specs.observation:
+                raise unknown_name("observation group", group, specs.observation)
+        self.obs_groups = tuple(obs_groups)
+        self.specs = specs
+        self.obs_dim = specs.obs_dim(*obs_groups)
+        self.action_dim = specs.action_dim
+        self.normalizer = RunningNormalizer(self.obs_dim) if normalize_obs else None
+
+    def flatten(self, obs: Obs) -> Tensor:
+        """Put the policy's groups side by side, (B, D), raw."""
+        groups = [obs[group] for group in self.obs_groups]
+        return groups[0] if len(groups) == 1 else torch.cat(groups, dim=-1)
+
+    def normalize(self, flat: Tensor) -> Tensor:
+        """Normalise raw (B, D) observations."""
+        return flat if self.normalizer is None else self.normalizer(flat)
+
+    @abstractmethod
+    def forward(self, flat: Tensor) -> Tensor:
+        """Return the deterministic action (B, A) in [-1, 1] for raw (B, D): what is exported."""
+
+    @abstractmethod
+    def act(self, obs: Obs, deterministic: bool = False, rng: torch.Generator | None = None) -> Tensor:
+        """Return actions (B, A) in [-1, 1].
+
+        Args:
+            obs: group -> (B, D) float32, raw.
+            deterministic: return the mode instead of a draw.
+            rng: where the draws come from.
+        """
+
+    def sample(self, obs: Obs, n: int, rng: torch.Generator | None = None) -> Tensor:
+        """Draw n actions per state, (B, n, A)."""
+        repeated = {group: values.repeat_interleave(n, dim=0) for group, values in obs.items()}
+        return self.act(repeated, rng=rng).unflatten(0, (-1, n))
+
+
+class StochasticPolicy(Policy):
+    """A policy with a density: `distribution` gives samples, log-probabilities and entropies."""
+
+    @abstractmethod
+    def distribution(self, obs: Obs) -> ActionDistribution:
+        """p(a | s) for a batch of raw observations."""
+
+    def to_bounds(self, action: Tensor) -> Tensor:
+        """Map a draw of `distribution` to an action the actuators accept; identity if bounded."""
+        return action
+
+    def act(self, obs: Obs, deterministic: bool = False, rng: torch.Generator | None = None) -> Tensor:
+        """Return the mode or a draw, (B, A) in [-1, 1]."""
+        if deterministic:
+            return self(self.flatten(obs))
+        return self.to_bounds(self.distribution(obs).sample(rng))
+
+    def log_prob(self, obs: Obs, action: Tensor) -> Tensor:
+        """Log density of (B, A), (B,)."""
+        return self.distribution(obs).log_prob(action)
+
+    def entropy(self, obs: Obs) -> Tensor:
+        """(B,)."""
+        return self.distribution(obs).entropy()
+
+
+@runtime_checkable
+class HasDensity(Protocol):
+    """Capability: log-probability and entropy of the action distribution."""
+
+    def log_prob(self, obs: Obs, action: Tensor) -> Tensor:
+        """Log density of (B, A), (B,)."""
+        ...
+
+    def entropy(self, obs: Obs) -> Tensor:
+        """(B,)."""
+        ...
+
+
+@runtime_checkable
+class HasReparameterizedSample(Protocol):
+    """Capability: draws through which gradients flow, with their log density."""
+
+    def squashed(self, obs: Obs) -> SquashedGaussian:
+        """p(a | s) as a squashed Gaussian."""
+        ...
+
+
+def require(policy: Any, capabilities: tuple[type, ...], algorithm: str) -> None:
+    """Check that a policy can do what an algorithm needs.
+
+    Raises:
+        UsageError: a capability is missing; names policies that have it.
+    """
+    for capability in capabilities:
+        if not isinstance(policy, capability):
+            summary = (capability.__doc__ or "").split("\n")[0].removeprefix("Capability: ").rstrip(".")
+            raise UsageError(
+                f"{algorithm} needs a policy with {summary}, which {type(policy).__name__} has not; "
+                "leave `policy` at its default or see `robotrl list policies`"
+            )
