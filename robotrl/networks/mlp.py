@@ -1,11 +1,18 @@
-"""Multi-layer perceptrons: one network, or E of them as one batched matrix product."""
+"""Multi-layer perceptrons on one flat parameter vector: one network, or E of them as batched matmuls.
+
+At the sizes robot controllers have (two layers of 256 and batches of some hundred) the dispatcher and
+the optimiser's loop over tensors cost as much as the arithmetic. So a network is a single parameter
+(one fused optimiser step, one `lerp_` into its target) and its backward pass is written out, one
+in-place product per layer, instead of a chain of autograd nodes. `tests/test_networks.py` holds it to
+plain autograd.
+"""
 
 from __future__ import annotations
 
 import enum
-import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,72 +24,137 @@ class Activation(enum.Enum):
     RELU = "relu"
     TANH = "tanh"
     ELU = "elu"
-    SILU = "silu"
 
-    def module(self) -> nn.Module:
-        """Build the layer."""
-        return {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "silu": nn.SiLU}[self.value]()
+    def apply_(self, x: Tensor) -> Tensor:
+        """Apply in place."""
+        if self is Activation.RELU:
+            return torch.relu_(x)
+        return torch.tanh_(x) if self is Activation.TANH else torch.nn.functional.elu_(x)
 
-
-def mlp(
-    in_dim: int,
-    hidden: Sequence[int],
-    out_dim: int,
-    activation: Activation,
-    rng: torch.Generator,
-    last_gain: float = 1.0,
-) -> nn.Sequential:
-    """Build an MLP with orthogonal weights (gain sqrt 2, `last_gain` for the output) and zero biases."""
-    layers: list[nn.Module] = []
-    width = in_dim
-    for size in hidden:
-        layers += [_linear(width, size, math.sqrt(2.0), rng), activation.module()]
-        width = size
-    layers.append(_linear(width, out_dim, last_gain, rng))
-    return nn.Sequential(*layers)
+    def backward(self, grad: Tensor, output: Tensor) -> Tensor:
+        """Multiply `grad` by the derivative, which all three can tell from their own output."""
+        if self is Activation.RELU:
+            return torch.ops.aten.threshold_backward(grad, output, 0.0)
+        if self is Activation.TANH:
+            return torch.ops.aten.tanh_backward(grad, output)
+        return torch.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, True, output)
 
 
-def _linear(in_dim: int, out_dim: int, gain: float, rng: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(in_dim, out_dim)
-    nn.init.orthogonal_(layer.weight, gain, generator=rng)
-    nn.init.zeros_(layer.bias)
-    return layer
+class Init(enum.Enum):
+    """How weights are drawn."""
+
+    ORTHOGONAL = "orthogonal"
+    """Orthogonal with gain sqrt 2, zero biases: the usual start of on-policy methods."""
+    UNIFORM = "uniform"
+    """Weights and biases uniform in +-1/sqrt(fan in), as torch's own layers."""
 
 
-class EnsembleMLP(nn.Module):
-    """E independent MLPs evaluated together: weights are (E, in, out), a layer is one batched matmul.
+class MLP(nn.Module):
+    """An MLP, or an ensemble of `num_members` independent ones evaluated together.
 
-    Weights and biases are drawn uniformly in +-1/sqrt(in), as `nn.Linear` does.
+    Args:
+        in_dim: width of the input.
+        hidden: widths of the hidden layers.
+        out_dim: width of the output.
+        activation: between layers, not after the last.
+        init: how weights are drawn.
+        rng: where they are drawn from.
+        num_members: E of an ensemble, None for one network.
+        last_gain: gain of the last layer's orthogonal weights.
     """
 
     def __init__(
         self,
-        num_members: int,
         in_dim: int,
         hidden: Sequence[int],
         out_dim: int,
         activation: Activation,
+        init: Init,
         rng: torch.Generator,
+        num_members: int | None = None,
+        last_gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        sizes = [in_dim, *hidden, out_dim]
-        for fan_in, fan_out in itertools.pairwise(sizes):
-            bound = 1.0 / math.sqrt(fan_in)
-            for store, shape in (
-                (self.weights, (num_members, fan_in, fan_out)),
-                (self.biases, (num_members, 1, fan_out)),
-            ):
-                store.append(nn.Parameter((torch.rand(shape, generator=rng) * 2 - 1) * bound))
-        self.activation = activation.module()
+        self.activation = activation
+        self.num_members = num_members
+        self._sizes = [in_dim, *hidden, out_dim]
+        layers = []
+        for i, (fan_in, fan_out) in enumerate(zip(self._sizes, self._sizes[1:], strict=False)):
+            gain = math.sqrt(2.0) if i < len(hidden) else last_gain
+            members = [_draw(fan_in, fan_out, init, gain, rng) for _ in range(num_members or 1)]
+            layers += [torch.stack(parts).flatten() for parts in zip(*members, strict=True)]
+        self.flat = nn.Parameter(torch.cat(layers))
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """View a vector shaped like the parameters as [weight, bias, weight, bias, ...].
+
+        Weights are (in, out) and biases (1, out), with a leading E in an ensemble.
+        """
+        lead = () if self.num_members is None else (self.num_members,)
+        shapes = []
+        for fan_in, fan_out in zip(self._sizes, self._sizes[1:], strict=False):
+            shapes += [(*lead, fan_in, fan_out), (*lead, 1, fan_out)]
+        parts = flat.split([math.prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in), or (E, B, in) for separate inputs, to (E, B, out)."""
-        if x.ndim == 2:
-            x = x.unsqueeze(0).expand(self.weights[0].shape[0], -1, -1)
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
-            if i < last:
-                x = self.activation(x)
-        return x
+        """Map (B, in) to (B, out), or to (E, B, out) in an ensemble."""
+        if torch.is_grad_enabled():
+            return _MlpFunction.apply(x, self.flat, self)
+        return _run(self, self.split(self.flat), x)[-1]
+
+
+def _draw(fan_in: int, fan_out: int, init: Init, gain: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    if init is Init.UNIFORM:
+        bound = 1.0 / math.sqrt(fan_in)
+        weight = torch.empty(fan_in, fan_out).uniform_(-bound, bound, generator=rng)
+        return weight, torch.empty(fan_out).uniform_(-bound, bound, generator=rng)
+    weight = nn.init.orthogonal_(torch.empty(fan_out, fan_in), gain, generator=rng).t()
+    return weight, torch.zeros(fan_out)
+
+
+def _run(net: MLP, params: list[Tensor], x: Tensor) -> list[Tensor]:
+    """Return the input of every layer and the output."""
+    product = torch.addmm if net.num_members is None else torch.baddbmm
+    if net.num_members is not None:
+        x = x.expand(net.num_members, *x.shape)
+    outputs = [x]
+    for i in range(0, len(params), 2):
+        x = product(params[i + 1], x, params[i])
+        if i + 2 < len(params):
+            x = net.activation.apply_(x)
+        outputs.append(x)
+    return outputs
+
+
+class _MlpFunction(torch.autograd.Function):
+    """The whole network as one autograd node."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, flat: Tensor, net: MLP) -> Tensor:
+        outputs = _run(net, net.split(flat), x)
+        ctx.net = net
+        ctx.save_for_backward(flat, *outputs[:-1])
+        return outputs[-1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (grad,) = grads
+        flat, *inputs = ctx.saved_tensors
+        net: MLP = ctx.net
+        wants_x, wants_flat, _ = ctx.needs_input_grad
+        weights = net.split(flat)[0::2]
+        flat_grad = torch.empty_like(flat) if wants_flat else None
+        slots = net.split(flat_grad) if flat_grad is not None else []
+        matmul = torch.mm if net.num_members is None else torch.bmm
+        for i in range(len(weights) - 1, -1, -1):
+            if slots:
+                matmul(inputs[i].transpose(-2, -1), grad, out=slots[2 * i])
+                torch.sum(grad, dim=-2, keepdim=True, out=slots[2 * i + 1])
+            if i > 0:
+                grad = net.activation.backward(matmul(grad, weights[i].transpose(-2, -1)), inputs[i])
+            elif wants_x:
+                grad = matmul(grad, weights[0].transpose(-2, -1))
+        if wants_x and net.num_members is not None:
+            grad = grad.sum(0)
+        return grad if wants_x else None, flat_grad, None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robotrl.core.types import Obs, Specs
-from robotrl.networks.mlp import Activation, mlp
+from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.policies.gaussian import MlpPolicyConfig
 from robotrl.policies.policy import Policy
 
@@ -19,7 +19,7 @@ class DeterministicConfig(MlpPolicyConfig):
     """tanh of an MLP, plus noise when exploring."""
 
     activation: Activation = Activation.RELU
-    """relu, tanh, elu or silu."""
+    """relu, tanh or elu."""
     noise_std: float = 0.1
     """Standard deviation of the exploration noise, in units of the action range's half width; >= 0."""
 
@@ -37,7 +37,7 @@ class DeterministicPolicy(Policy):
     def __init__(self, specs: Specs, config: DeterministicConfig, rng: torch.Generator) -> None:
         super().__init__(specs, config.obs_groups, config.normalize_obs)
         self.noise_std = config.noise_std
-        self.net = mlp(self.obs_dim, config.hidden, self.action_dim, config.activation, rng)
+        self.net = MLP(self.obs_dim, config.hidden, self.action_dim, config.activation, Init.UNIFORM, rng)
 
     def forward(self, flat: Tensor) -> Tensor:
         """Return tanh of the network's output."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
@@ -76,11 +76,11 @@ class SquashedGaussian:
         return torch.tanh(self.mean + self.log_std.exp() * _normal(self.mean, rng))
 
     def sample_with_log_prob(self, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Draw actions with their log density, exact in the pre-squash variable."""
-        noise = _normal(self.mean, rng)
-        u = self.mean + self.log_std.exp() * noise
-        log_prob = (-0.5 * noise**2 - self.log_std - 0.5 * _LOG_2PI - _log_one_minus_tanh_sq(u)).sum(-1)
-        return torch.tanh(u), log_prob
+        """Draw actions (B, A) with their log density (B,), exact in the pre-squash variable.
+
+        Gradients flow into mean and log_std.
+        """
+        return _TanhGaussianSample.apply(self.mean, self.log_std, _normal(self.mean, rng))
 
     def mode(self) -> Tensor:
         """Return tanh of the mean."""
@@ -101,6 +101,31 @@ class SquashedGaussian:
 def _log_one_minus_tanh_sq(u: Tensor) -> Tensor:
     """log(1 - tanh(u)^2) without cancellation."""
     return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
+
+
+class _TanhGaussianSample(torch.autograd.Function):
+    """a = tanh(u), u = mean + std * noise, with log pi(a), as one autograd node.
+
+    From log pi = -noise^2 / 2 - log std - log(1 - tanh(u)^2) + const:
+    da/du = 1 - a^2,  dlog pi/du = 2 a,  du/dlog std = std * noise,  and log pi falls with log std itself.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        offset = log_std.exp() * noise
+        u = mean + offset
+        action = torch.tanh(u)
+        terms = torch.addcmul(log_std, noise, noise, value=0.5) + _log_one_minus_tanh_sq(u)
+        ctx.save_for_backward(action, offset)
+        return action, terms.sum(-1).add_(0.5 * _LOG_2PI * mean.shape[-1]).neg_()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_action, grad_log_prob = grads
+        action, offset = ctx.saved_tensors
+        grad_log_prob = grad_log_prob.unsqueeze(-1)
+        grad_u = torch.addcmul(grad_action, action, 2.0 * grad_log_prob - grad_action * action)
+        return grad_u, torch.addcmul(-grad_log_prob, grad_u, offset), None
 
 
 @dataclass

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import Tensor, nn
 
-from robotrl.core.types import Obs, Specs
-from robotrl.networks.mlp import Activation, mlp
+from robotrl.core.types import Specs
+from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.policies.distributions import DiagonalGaussian, ScaledBeta, SquashedGaussian
 from robotrl.policies.policy import StochasticPolicy
 
@@ -23,7 +23,7 @@ class MlpPolicyConfig:
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the hidden layers."""
     activation: Activation = Activation.ELU
-    """relu, tanh, elu or silu."""
+    """relu, tanh or elu."""
     obs_groups: list[str] = field(default_factory=lambda: ["policy"])
     """Observation groups the policy sees, in order."""
     normalize_obs: bool = True
@@ -58,12 +58,20 @@ class GaussianPolicy(StochasticPolicy):
 
     def __init__(self, specs: Specs, config: GaussianConfig, rng: torch.Generator) -> None:
         super().__init__(specs, config.obs_groups, config.normalize_obs)
-        self.net = mlp(self.obs_dim, config.hidden, self.action_dim, config.activation, rng, config.mean_gain)
+        self.net = MLP(
+            self.obs_dim,
+            config.hidden,
+            self.action_dim,
+            config.activation,
+            Init.ORTHOGONAL,
+            rng,
+            last_gain=config.mean_gain,
+        )
         self.log_std = nn.Parameter(torch.full((self.action_dim,), math.log(config.initial_std)))
 
-    def distribution(self, obs: Obs) -> DiagonalGaussian:
+    def head(self, features: Tensor) -> DiagonalGaussian:
         """N(mean(s), diag(std^2)), unbounded."""
-        return DiagonalGaussian(self.net(self.normalize(self.flatten(obs))), self.log_std)
+        return DiagonalGaussian(self.net(features), self.log_std)
 
     def to_bounds(self, action: Tensor) -> Tensor:
         """Cut at the actuators' limits: the density stays that of the uncut draw."""
@@ -79,7 +87,7 @@ class SquashedGaussianConfig(MlpPolicyConfig):
     """tanh of a Gaussian whose mean and standard deviation depend on the state."""
 
     activation: Activation = Activation.RELU
-    """relu, tanh, elu or silu."""
+    """relu, tanh or elu."""
     log_std_min: float = -5.0
     """Lower end of log std."""
     log_std_max: float = 2.0
@@ -99,16 +107,12 @@ class SquashedGaussianPolicy(StochasticPolicy):
     def __init__(self, specs: Specs, config: SquashedGaussianConfig, rng: torch.Generator) -> None:
         super().__init__(specs, config.obs_groups, config.normalize_obs)
         self.log_std_min, self.log_std_max = config.log_std_min, config.log_std_max
-        self.net = mlp(self.obs_dim, config.hidden, 2 * self.action_dim, config.activation, rng)
+        self.net = MLP(self.obs_dim, config.hidden, 2 * self.action_dim, config.activation, Init.UNIFORM, rng)
 
-    def squashed(self, obs: Obs) -> SquashedGaussian:
+    def head(self, features: Tensor) -> SquashedGaussian:
         """p(a | s) on (-1, 1)."""
-        mean, log_std = self.net(self.normalize(self.flatten(obs))).chunk(2, dim=-1)
+        mean, log_std = self.net(features).chunk(2, dim=-1)
         return SquashedGaussian(mean, log_std.clamp(self.log_std_min, self.log_std_max))
-
-    def distribution(self, obs: Obs) -> SquashedGaussian:
-        """p(a | s) on (-1, 1)."""
-        return self.squashed(obs)
 
     def forward(self, flat: Tensor) -> Tensor:
         """Return tanh of the mean."""
@@ -127,16 +131,20 @@ class BetaPolicy(StochasticPolicy):
 
     def __init__(self, specs: Specs, config: BetaConfig, rng: torch.Generator) -> None:
         super().__init__(specs, config.obs_groups, config.normalize_obs)
-        self.net = mlp(self.obs_dim, config.hidden, 2 * self.action_dim, config.activation, rng, 0.01)
+        self.net = MLP(
+            self.obs_dim,
+            config.hidden,
+            2 * self.action_dim,
+            config.activation,
+            Init.ORTHOGONAL,
+            rng,
+            last_gain=0.01,
+        )
 
-    def _alpha_beta(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, beta = (1.0 + F.softplus(self.net(self.normalize(flat)))).chunk(2, dim=-1)
-        return alpha, beta
-
-    def distribution(self, obs: Obs) -> ScaledBeta:
+    def head(self, features: Tensor) -> ScaledBeta:
         """p(a | s) on [-1, 1]."""
-        return ScaledBeta(*self._alpha_beta(self.flatten(obs)))
+        return ScaledBeta(*(1.0 + F.softplus(self.net(features))).chunk(2, dim=-1))
 
     def forward(self, flat: Tensor) -> Tensor:
         """Return the mean."""
-        return ScaledBeta(*self._alpha_beta(flat)).mode()
+        return self.head(self.normalize(flat)).mode()

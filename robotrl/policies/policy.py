@@ -72,8 +72,12 @@ class StochasticPolicy(Policy):
     """A policy with a density: `distribution` gives samples, log-probabilities and entropies."""
 
     @abstractmethod
+    def head(self, features: Tensor) -> ActionDistribution:
+        """p(a | s) for normalised observations (B, D), as `normalize` returns them."""
+
     def distribution(self, obs: Obs) -> ActionDistribution:
         """p(a | s) for a batch of raw observations."""
+        return self.head(self.normalize(self.flatten(obs)))
 
     def to_bounds(self, action: Tensor) -> Tensor:
         """Map a draw of `distribution` to an action the actuators accept; identity if bounded."""
@@ -111,8 +115,8 @@ class HasDensity(Protocol):
 class HasReparameterizedSample(Protocol):
     """Capability: draws through which gradients flow, with their log density."""
 
-    def squashed(self, obs: Obs) -> SquashedGaussian:
-        """p(a | s) as a squashed Gaussian."""
+    def head(self, features: Tensor) -> SquashedGaussian:
+        """p(a | s) for normalised observations (B, D)."""
         ...
 
 

@@ -12,6 +12,7 @@ by running statistics inside policy and critics (switch off with `policy.normali
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ from torch import Tensor
 from robotrl.algorithms.algorithm import Algorithm
 from robotrl.core.types import Obs, Specs
 from robotrl.data.replay import Transitions
-from robotrl.networks.mlp import Activation, EnsembleMLP
+from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.networks.normalizer import RunningNormalizer
 from robotrl.policies.gaussian import SquashedGaussianPolicy
 from robotrl.policies.policy import HasReparameterizedSample, Policy
@@ -57,7 +58,7 @@ class SACConfig:
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the critics' hidden layers."""
     activation: Activation = Activation.RELU
-    """Of the critics: relu, tanh, elu or silu."""
+    """Of the critics: relu, tanh or elu."""
     critic_groups: list[str] = field(default_factory=lambda: ["policy"])
     """Observation groups of the critics; add "privileged" for asymmetric critics."""
 
@@ -91,21 +92,22 @@ class SAC(Algorithm):
         self.config = config
         obs_dim = specs.obs_dim(*config.critic_groups)
         self.critic_normalizer = RunningNormalizer(obs_dim) if policy.normalizer is not None else None
-
-        def make_critics() -> EnsembleMLP:
-            in_dim = obs_dim + specs.action_dim
-            return EnsembleMLP(config.num_critics, in_dim, config.hidden, 1, config.activation, rng)
-
-        self.critics, self.target_critics = make_critics(), make_critics()
-        self.target_critics.load_state_dict(self.critics.state_dict())
-        self.target_critics.requires_grad_(False)
+        self.critics = MLP(
+            obs_dim + specs.action_dim,
+            config.hidden,
+            1,
+            config.activation,
+            Init.UNIFORM,
+            rng,
+            num_members=config.num_critics,
+        )
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = torch.tensor(math.log(config.initial_alpha), requires_grad=True)
         self.target_entropy = config.target_entropy_per_action * specs.action_dim
-        self._critic_parameters = list(self.critics.parameters())
-        self._target_parameters = list(self.target_critics.parameters())
-        self.critic_optimizer = torch.optim.Adam(self._critic_parameters, lr=config.learning_rate, fused=True)
-        self.policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, fused=True)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.learning_rate, fused=True)
+        self.critic_optimizer, self.policy_optimizer, self.alpha_optimizer = (
+            torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+            for parameters in ([self.critics.flat], policy.parameters(), [self.log_alpha])
+        )
         self.num_updates = 0
 
     @torch.no_grad()
@@ -119,10 +121,6 @@ class SAC(Algorithm):
             self.policy.normalizer.update(self.policy.flatten(obs))
             self.critic_normalizer.update(torch.cat([obs[g] for g in self.config.critic_groups], -1))
 
-    def _critic_input(self, obs: Obs) -> Tensor:
-        flat = torch.cat([obs[group] for group in self.config.critic_groups], dim=-1)
-        return flat if self.critic_normalizer is None else self.critic_normalizer(flat)
-
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """Do one gradient step on critics and, every `policy_delay` steps, on policy and temperature."""
         self.num_updates += 1
@@ -130,17 +128,26 @@ class SAC(Algorithm):
         if self.num_updates % self.config.policy_delay == 0:
             metrics |= self._update_policy(batch)
         with torch.no_grad():
-            torch._foreach_lerp_(self._target_parameters, self._critic_parameters, self.config.tau)
+            self.target_critics.flat.lerp_(self.critics.flat, self.config.tau)
         return metrics
+
+    def _critic_features(self, obs: Obs) -> Tensor:
+        groups = [obs[group] for group in self.config.critic_groups]
+        flat = groups[0] if len(groups) == 1 else torch.cat(groups, dim=-1)
+        return flat if self.critic_normalizer is None else self.critic_normalizer(flat)
+
+    def _policy_features(self, obs: Obs) -> Tensor:
+        return self.policy.normalize(self.policy.flatten(obs))
 
     def _update_critics(self, batch: Transitions) -> dict[str, Tensor]:
         with torch.no_grad():
-            next_action, next_log_prob = self.policy.squashed(batch.next_obs).sample_with_log_prob(self.rng)
-            next_input = torch.cat([self._critic_input(batch.next_obs), next_action], dim=-1)
+            next_pi = self.policy.head(self._policy_features(batch.next_obs))
+            next_action, next_log_prob = next_pi.sample_with_log_prob(self.rng)
+            next_input = torch.cat([self._critic_features(batch.next_obs), next_action], dim=-1)
             next_q = self.target_critics(next_input).squeeze(-1).amin(0)
             soft_value = next_q - self.log_alpha.exp() * next_log_prob
             target = batch.reward + self.config.gamma * (1 - batch.terminated) * soft_value
-        q = self.critics(torch.cat([self._critic_input(batch.obs), batch.action], dim=-1)).squeeze(-1)
+        q = self.critics(torch.cat([self._critic_features(batch.obs), batch.action], dim=-1)).squeeze(-1)
         loss = (q - target).square().mean(1).sum()
         self.critic_optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -148,24 +155,21 @@ class SAC(Algorithm):
         return {"loss/value": loss.detach(), "value/q": q.detach().mean()}
 
     def _update_policy(self, batch: Transitions) -> dict[str, Tensor]:
-        action, log_prob = self.policy.squashed(batch.obs).sample_with_log_prob(self.rng)
-        for parameter in self._critic_parameters:
-            parameter.requires_grad_(False)
-        q = self.critics(torch.cat([self._critic_input(batch.obs), action], dim=-1)).squeeze(-1).amin(0)
-        for parameter in self._critic_parameters:
-            parameter.requires_grad_(True)
+        action, log_prob = self.policy.head(self._policy_features(batch.obs)).sample_with_log_prob(self.rng)
+        self.critics.requires_grad_(False)
+        q = self.critics(torch.cat([self._critic_features(batch.obs), action], dim=-1)).squeeze(-1).amin(0)
+        self.critics.requires_grad_(True)
         loss = (self.log_alpha.detach().exp() * log_prob - q).mean()
         self.policy_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.policy_optimizer.step()
 
-        alpha_loss = -self.log_alpha * (log_prob.detach().mean() + self.target_entropy)
-        self.alpha_optimizer.zero_grad(set_to_none=True)
-        alpha_loss.backward()
+        log_prob = log_prob.detach().mean()
+        self.log_alpha.grad = -(log_prob + self.target_entropy)
         self.alpha_optimizer.step()
         return {
             "loss/policy": loss.detach(),
-            "policy/entropy": -log_prob.detach().mean(),
+            "policy/entropy": -log_prob,
             "policy/alpha": self.log_alpha.detach().exp(),
         }
 

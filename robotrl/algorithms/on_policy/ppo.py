@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from robotrl.algorithms.algorithm import Algorithm
 from robotrl.core.types import Obs, Specs
 from robotrl.data.rollout import Rollout, generalized_advantage, successor_values
-from robotrl.networks.mlp import Activation, mlp
+from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.networks.normalizer import RunningNormalizer
 from robotrl.policies.gaussian import GaussianPolicy
 from robotrl.policies.policy import HasDensity, Policy, StochasticPolicy
@@ -67,7 +67,7 @@ class PPOConfig:
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the critic's hidden layers."""
     activation: Activation = Activation.ELU
-    """Of the critic: relu, tanh, elu or silu."""
+    """Of the critic: relu, tanh or elu."""
     critic_groups: list[str] = field(default_factory=lambda: ["policy"])
     """Observation groups of the critic; add "privileged" for an asymmetric critic."""
 
@@ -99,7 +99,7 @@ class PPO(Algorithm):
         self.config = config
         dim = specs.obs_dim(*config.critic_groups)
         self.critic_normalizer = RunningNormalizer(dim) if policy.normalizer is not None else None
-        self.critic = mlp(dim, config.hidden, 1, config.activation, rng)
+        self.critic = MLP(dim, config.hidden, 1, config.activation, Init.ORTHOGONAL, rng)
         self.parameters = [*policy.parameters(), *self.critic.parameters()]
         self.learning_rate = config.learning_rate
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, eps=1e-5, fused=True)
