@@ -12,11 +12,23 @@ import torch
 from mujoco import batch as mujoco_batch
 from torch import Tensor
 
-from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.sim.sim import Stage
 
 # MuJoCo treats |x| above this as a diverged simulation (mjMAXVAL)
 _MAX_ABS_STATE = 1e10
+
+_KINDS = {
+    "joint": "njnt",
+    "body": "nbody",
+    "geom": "ngeom",
+    "site": "nsite",
+    "sensor": "nsensor",
+    "actuator": "nu",
+    "tendon": "ntendon",
+    "camera": "ncam",
+    "light": "nlight",
+}
 
 _FATAL_WARNINGS = [
     int(w)
@@ -61,12 +73,12 @@ class BatchSim:
         self.device = torch.device("cpu")
         self.stage = stage
         # persistent: the next step continues from the stages computed here, so that fresh derived
-        # fields cost nothing extra
+        # fields cost nothing extra, and an output asked for between two calls is already there
         self.batch = mujoco_batch.Batch(
             model,
             num_envs,
             nthread=min(num_threads or len(os.sched_getaffinity(0)), num_envs),
-            persistent=stage is not Stage.NONE,
+            persistent=True,
         )
         self.model = self.batch.model
         self.dt_s = float(self.model.opt.timestep)
@@ -74,7 +86,6 @@ class BatchSim:
         self._params: dict[str, Tensor] = {}
         self._named: dict[tuple[str, str], NamedView] = {}
         self._ctrl = self.data("ctrl")
-        self._fatal = self.batch.warning[:, _FATAL_WARNINGS, 1].copy()
         self._raised = np.zeros(num_envs, dtype=bool)
 
     def data(self, field: str) -> Tensor:
@@ -90,9 +101,6 @@ class BatchSim:
             except (ValueError, AttributeError) as error:
                 raise UsageError(str(error)) from error
             self._data[field] = found
-            if not _is_state(self.batch, field):
-                # an output bound between two calls is zero until it is computed
-                self.batch.forward(stage=Stage.VELOCITY.value)
         return found
 
     def param(self, field: str) -> Tensor:
@@ -121,15 +129,17 @@ class BatchSim:
             name: the object's name in the model.
 
         Raises:
-            UsageError: no object of that kind has that name.
+            UsageError: there is no such kind, or no object of that kind has that name.
         """
         found = self._named.get((kind, name))
         if found is None:
-            try:
-                found = NamedView(self, kind, name)
-            except (KeyError, AttributeError) as error:
-                raise UsageError(f"no {kind} named {name!r}: {error}".replace("\n", " ")) from error
-            self._named[kind, name] = found
+            if kind not in _KINDS:
+                raise unknown_name("kind of object", kind, _KINDS)
+            number = getattr(self.model, _KINDS[kind])
+            names = [getattr(self.model, kind)(i).name for i in range(number)]
+            if name not in names:
+                raise unknown_name(kind, name, filter(None, names))
+            found = self._named[kind, name] = NamedView(self.batch, kind, name)
         return found
 
     def step(self, ctrl: Tensor | None = None, substeps: int = 1, ids: Tensor | None = None) -> None:
@@ -155,8 +165,12 @@ class BatchSim:
             self._raised[error.ids] = True
 
     def reset(self, ids: Tensor | None = None) -> None:
-        """Put the state of `ids` back to the model's defaults; call `forward` after writing the state."""
+        """Put the state of `ids` back to the model's defaults; call `forward` after writing the state.
+
+        Their failures are forgotten, too.
+        """
         self.batch.reset(_to_numpy(ids), stage=Stage.NONE.value)
+        self._raised[slice(None) if ids is None else ids.numpy()] = False
 
     def refresh_constants(self, ids: Tensor | None = None) -> None:
         """Recompute the constants that depend on changed `param` fields (`mj_setConst`)."""
@@ -165,31 +179,27 @@ class BatchSim:
     def failed(self) -> Tensor:
         """Return (N,) bool: which simulations diverged or overflowed since the last call.
 
-        MuJoCo silently resets a diverged simulation and raises only a counter, so the counters are
-        compared here; a state that became non-finite in the last substep is caught as well.
+        MuJoCo silently resets a diverged simulation and raises only a counter, so the counters are read
+        (and cleared: that reset puts them back to 1 each time) here; a state that became non-finite in
+        the last substep is caught as well.
         """
-        counters = self.batch.warning[:, _FATAL_WARNINGS, 1]
+        warned = self.batch.warning[:, _FATAL_WARNINGS, 1].any(axis=1)
         sane = np.abs(self.batch.state).max(axis=1) <= _MAX_ABS_STATE  # False for NaN
-        failed = self._raised | ~sane
-        if not np.array_equal(counters, self._fatal):
-            failed |= (counters != self._fatal).any(axis=1)
-            self._fatal[...] = counters
-        self._raised[...] = False
+        failed = self._raised | warned | ~sane
+        if failed.any():
+            self.batch.warning[failed] = 0
+            self._raised[...] = False
         return torch.from_numpy(failed)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that continues bit for bit: state, lagging outputs, per-simulation fields."""
-        bound = self.batch._bound
-        outputs = {name: torch.from_numpy(values.copy()) for name, values in bound.items()}
-        params = {}
-        for name in sorted(mujoco_batch.MODEL_FIELDS):
-            values = self.batch.expanded(name)
-            if values is not None:
-                params[name] = torch.from_numpy(np.array(values))
+        outputs = {name: torch.from_numpy(values.copy()) for name, values in self.batch._bound.items()}
         return {
             "state": torch.from_numpy(self.batch.state.copy()),
             "outputs": outputs,
-            "params": params,
+            "params": {name: values.clone() for name, values in self._expanded().items()},
+            "warning": torch.from_numpy(self.batch.warning.copy()),
+            "raised": torch.from_numpy(self._raised.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,6 +213,9 @@ class BatchSim:
                 f"simulator state has shape {tuple(state['state'].shape)}, this model with "
                 f"{self.num_envs} simulations needs {self.batch.state.shape}: same model and num_envs?"
             )
+        for name in self._expanded().keys() - state["params"].keys():
+            owner, field = (self.model.opt, name[4:]) if name.startswith("opt.") else (self.model, name)
+            self.param(name).copy_(torch.as_tensor(getattr(owner, field)))
         for name, values in state["params"].items():
             self.param(name).copy_(values)
         self.batch.state[...] = state["state"].numpy()
@@ -210,8 +223,13 @@ class BatchSim:
             self.batch.forward(stage=self.stage.value)
         for name, values in state["outputs"].items():
             _as_tensor(self.batch.bind(name)).copy_(values)
-        self._fatal[...] = self.batch.warning[:, _FATAL_WARNINGS, 1]
-        self._raised[...] = False
+        self.batch.warning[...] = state["warning"].numpy()
+        self._raised[...] = state["raised"].numpy()
+
+    def _expanded(self) -> dict[str, Tensor]:
+        """Return the MjModel fields that differ between simulations, derived constants included."""
+        values = {name: self.batch.expanded(name) for name in sorted(mujoco_batch.MODEL_FIELDS)}
+        return {name: _as_tensor(array) for name, array in values.items() if array is not None}
 
 
 class NamedView:
@@ -221,19 +239,25 @@ class NamedView:
     of a geom, ...) are read-only: write those through `BatchSim.param`.
     """
 
-    def __init__(self, sim: BatchSim, kind: str, name: str) -> None:
-        self._sim = sim
-        self._view = getattr(sim.batch, kind)(name)
-        self._template = getattr(mujoco.MjData(sim.model), kind)(name)
+    def __init__(self, batch: mujoco_batch.Batch, kind: str, name: str) -> None:
+        self._view = getattr(batch, kind)(name)
+        self._template = getattr(mujoco.MjData(batch.model), kind)(name)
         self.id: int = self._view.id
 
     def __getattr__(self, attribute: str) -> Tensor:
-        """Return the (N, ...) slice of `attribute`, a live tensor for MjData attributes."""
-        tensor = _as_tensor(getattr(self._view, attribute))
+        """Return the (N, ...) slice of `attribute`, a live tensor for MjData attributes.
+
+        Raises:
+            UsageError: objects of this kind have no such attribute.
+        """
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        try:
+            tensor = _as_tensor(getattr(self._view, attribute))
+        except AttributeError as error:
+            raise UsageError(f"{self._view.name!r}: {error}") from error
         if hasattr(self._template, attribute):
             setattr(self, attribute, tensor)
-            # an output bound between two calls is zero until it is computed
-            self._sim.batch.forward(stage=Stage.VELOCITY.value)
         return tensor
 
 
@@ -246,7 +270,3 @@ def _as_tensor(values: np.ndarray) -> Tensor:
 
 def _to_numpy(ids: Tensor | None) -> np.ndarray | None:
     return None if ids is None else ids.numpy()
-
-
-def _is_state(batch: mujoco_batch.Batch, field: str) -> bool:
-    return np.may_share_memory(batch.bind(field), batch.state)

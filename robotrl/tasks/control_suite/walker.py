@@ -10,6 +10,7 @@ import mujoco
 import torch
 from torch import Tensor
 
+from robotrl.core.errors import UsageError
 from robotrl.core.paths import ASSETS
 from robotrl.core.types import ObsTerm, Source
 from robotrl.sim.sim import Sim
@@ -32,10 +33,14 @@ class Walker(Task):
     """Time limit, s."""
     mjcf: Path = ASSETS / "control_suite" / "walker.xml"
 
+    def __post_init__(self) -> None:
+        if not self.move_speed_m_s >= 0:
+            raise UsageError(f"move_speed_m_s must be 0 or above, got {self.move_speed_m_s}")
+
     def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
-        """Body orientations, torso height, joint velocities: all of the state but the x position."""
+        """Body orientations, torso height, velocities: all of the state but the x position."""
         bodies = [model.body(i).name for i in range(1, model.nbody)]
-        joints = tuple(model.joint(i).name for i in range(2, model.njnt))
+        joints = tuple(model.joint(i).name for i in range(3, model.njnt))
         return {
             "policy": (
                 ObsTerm(
@@ -48,6 +53,7 @@ class Walker(Task):
                 ),
                 ObsTerm("height", 1, "m", Source.ESTIMATOR),
                 ObsTerm("root_velocity", 2, "m/s", Source.ESTIMATOR, elements=("z", "x")),
+                ObsTerm("pitch_velocity", 1, "rad/s"),
                 ObsTerm("joint_velocity", len(joints), "rad/s", elements=joints),
             )
         }
@@ -76,7 +82,8 @@ class Walker(Task):
                 "orientations": sim.data("xmat")[:, 1:, 0:3:2].flatten(1),
                 "height": self.torso_height(sim),
                 "root_velocity": qvel[:, :2],
-                "joint_velocity": qvel[:, 2:],
+                "pitch_velocity": qvel[:, 2],
+                "joint_velocity": qvel[:, 3:],
             }
         }
 
