@@ -1,0 +1,75 @@
+"""The Python interface: what the command line does, in a few functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robotrl.compose import compose, compose_task
+from robotrl.core.errors import UsageError
+from robotrl.envs.vec_env import VecEnv
+from robotrl.policies.policy import Policy
+from robotrl.tasks.task import Task
+
+
+def make_env(task: str | Task, num_envs: int = 1, seed: int = 0, **task_options: Any) -> VecEnv:
+    """Make environments of a task.
+
+    Args:
+        task: name of a task (`robotrl list tasks`), or an instance of one's own.
+        num_envs: number of simulations stepped together.
+        seed: of every draw the environments make.
+        **task_options: fields of the task to change, for a task given by name.
+
+    Raises:
+        UsageError: there is no such task or option.
+    """
+    if isinstance(task, str):
+        task = compose_task(task, task_options)
+    elif task_options:
+        raise UsageError(f"options {sorted(task_options)} belong into the task instance that was given")
+    return VecEnv(task, num_envs, seed)
+
+
+def train(recipe: str | None = None, *overrides: str, show_progress: bool = True, **values: Any) -> Path:
+    """Train, evaluate, export and verify; return the run folder.
+
+    Args:
+        recipe: name of a recipe (`robotrl list recipes`), or None.
+        *overrides: words as on the command line, such as "algorithm.learning_rate=1e-4".
+        show_progress: whether to draw a progress bar.
+        **values: `task`, `algorithm` and `policy` by name, run options such as `seed` and
+            `total_steps` by value.
+
+    Raises:
+        UsageError: a name, key, type or value is wrong.
+    """
+    from robotrl.training import train as training
+
+    names = {key: values.pop(key) for key in ("task", "algorithm", "policy") if key in values}
+    words = [f"{key}={name}" for key, name in ({"recipe": recipe} | names).items() if name is not None]
+    return training.train(compose([*words, *overrides], values), show_progress=show_progress)
+
+
+def evaluate(run: str | Path, episodes: int = 32, seed: int = 1_000, video: bool = False) -> dict[str, Any]:
+    """Evaluate a run's policy on fresh episodes.
+
+    Args:
+        run: folder of the run.
+        episodes: number of episodes.
+        seed: of the environments.
+        video: whether to record one episode.
+
+    Returns:
+        `mean`, `ci_low`, `ci_high` (95 % bootstrap interval), `episodes`, `csv` and `video` (paths).
+    """
+    from robotrl.training import evaluation
+
+    return evaluation.evaluate_run(Path(run), episodes, seed, video)
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Load the policy of a run folder or a bundle."""
+    from robotrl.training import restore
+
+    return restore.load_policy(Path(path))

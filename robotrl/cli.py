@@ -1,0 +1,314 @@
+"""The command line: `robotrl COMMAND`. Results go to stdout, one-line errors to stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Nothing heavy is imported before a
+command needs it, so that `robotrl --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import robotrl
+from robotrl.core.errors import RobotrlError, UsageError, unknown_name
+
+_KINDS = {"tasks": "task", "algorithms": "algorithm", "policies": "policy", "recipes": "recipe"}
+
+_HELP = """\
+Train robot controllers in simulation, verify them, ship them as one file.
+
+usage: robotrl COMMAND [ARGUMENTS] [--debug]
+
+commands:
+  list       tasks, algorithms, policies or recipes that can be named
+  train      train, evaluate, export and verify; continue with --resume
+  evaluate   score a trained policy on fresh episodes
+  export     write a run's policy as a bundle that needs neither torch nor MuJoCo
+  verify     check that a bundle does what the trained policy did
+  play       watch a policy, or record it
+  report     write a run's learning curves and facts as one HTML page
+
+options:
+  -h, --help   this text; `robotrl COMMAND --help` explains a command
+  --version    version
+  --debug      with any command: show the traceback of an error
+
+examples:
+  robotrl list tasks
+  robotrl train recipe=quickstart
+  robotrl train task=walker_walk algorithm=sac seed=3 algorithm.gamma=0.98
+  robotrl play runs/NAME --video walk.mp4
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that reports its errors as every other part of the program does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def _parser(command: str, summary: str, examples: str) -> _Parser:
+    return _Parser(
+        prog=f"robotrl {command}",
+        description=summary,
+        epilog="examples:\n" + "\n".join(f"  robotrl {line}" for line in examples.splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _list(words: Sequence[str]) -> None:
+    parser = _parser(
+        "list", "Print the names that can be given to `robotrl train`.", "list tasks\nlist recipes --json"
+    )
+    parser.add_argument("kind", metavar="tasks|algorithms|policies|recipes", help="what to list")
+    parser.add_argument("--json", action="store_true", help='print [{"name": ..., "description": ...}, ...]')
+    args = parser.parse_args(words)
+    if args.kind not in _KINDS:
+        raise unknown_name("list", args.kind, _KINDS)
+    from robotrl.core.catalog import available
+
+    entries = available(_KINDS[args.kind])
+    if args.json:
+        print(json.dumps([{"name": name, "description": text} for name, text in entries.items()], indent=2))
+    else:
+        _table([args.kind, "description"], entries.items())
+
+
+def _train(words: Sequence[str]) -> None:
+    parser = _parser(
+        "train",
+        """\
+Train a policy, evaluate it on fresh episodes, export it and verify the export. Everything is written
+into a new folder below runs/; nothing that exists is overwritten. Ctrl-C stops with a checkpoint.
+
+What to train is said by key=value words; later ones win:
+  recipe=NAME                  a proven combination (robotrl list recipes)
+  task=NAME algorithm=NAME     or your own (robotrl list tasks, robotrl list algorithms)
+  policy=NAME                  in place of the algorithm's default policy
+  task._target_=package.module.Class   a task of yours, importable from the current folder
+  seed=3 total_steps=2e6 num_envs=256  options of the run (all of them: --cfg)
+  algorithm.gamma=0.98 task.move_speed_m_s=2   options of its parts""",
+        "train recipe=quickstart\n"
+        "train task=walker_walk algorithm=ppo total_steps=5e6\n"
+        "train recipe=quickstart seed=0,1,2 --multirun\n"
+        "train task=walker_walk algorithm=sac --cfg\n"
+        "train --resume runs/NAME",
+    )
+    parser.add_argument("words", nargs="*", metavar="key=value", help="what to train, see above")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="train every combination of key=a,b,c values"
+    )
+    parser.add_argument(
+        "--cfg", action="store_true", help="print the resolved configuration as YAML and exit"
+    )
+    parser.add_argument(
+        "--resume", metavar="RUN", type=Path, help="continue an interrupted run from its checkpoint"
+    )
+    args = parser.parse_intermixed_args(words)
+    if args.resume is not None:
+        if args.words or args.multirun or args.cfg:
+            raise UsageError("--resume continues a run with its own configuration: give nothing else")
+        from robotrl.training.train import resume
+
+        _summarize([resume(args.resume)])
+        return
+    from robotrl.compose import compose, split_sweep
+
+    # every job is checked before the first one starts
+    configs = [compose(job) for job in (split_sweep(args.words) if args.multirun else [args.words])]
+    if args.cfg:
+        from robotrl.core.config import to_yaml
+
+        print("---\n".join(to_yaml(config) for config in configs), end="")
+        return
+    from robotrl.training.train import train
+
+    _summarize([train(config) for config in configs])
+
+
+def _summarize(runs: Sequence[Path]) -> None:
+    raise NotImplementedError
+
+
+def _evaluate(words: Sequence[str]) -> None:
+    parser = _parser(
+        "evaluate",
+        "Score a run's policy, acting deterministically, on fresh episodes: mean return, its 95 % bootstrap\n"
+        "interval, and one CSV row per episode.",
+        "evaluate runs/NAME\nevaluate runs/NAME --episodes 100 --seed 7 --video",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    parser.add_argument(
+        "--episodes", type=int, default=32, help="number of episodes, at least 1 (default 32)"
+    )
+    parser.add_argument("--seed", type=int, default=1_000, help="seed of the environments (default 1000)")
+    parser.add_argument("--video", action="store_true", help="record an episode as MP4")
+    args = parser.parse_args(words)
+    _at_least("--episodes", args.episodes, 1)
+    _at_least("--seed", args.seed, 0)
+    from robotrl.training.evaluation import evaluate_run
+
+    result = evaluate_run(args.run, args.episodes, args.seed, args.video)
+    rows = [
+        ("return", f"{result['mean']:.1f}"),
+        ("95 % interval", f"{result['ci_low']:.1f} to {result['ci_high']:.1f}"),
+        ("episodes", str(result["episodes"])),
+        ("per episode", str(result["csv"])),
+    ]
+    if result["video"]:
+        rows.append(("video", str(result["video"])))
+    _table(["evaluation", str(args.run)], rows)
+
+
+def _export(words: Sequence[str]) -> None:
+    parser = _parser(
+        "export",
+        "Write a run's policy as a bundle: policy.onnx, contract.json (what every input and output means)\n"
+        "and golden.npz (recorded inputs and outputs).",
+        "export runs/NAME\nexport runs/NAME --out walker.bundle",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="folder to create (default: inside the run)")
+    args = parser.parse_args(words)
+    from robotrl.export.bundle import export_run
+
+    print(export_run(args.run, args.out))
+
+
+def _verify(words: Sequence[str]) -> None:
+    parser = _parser(
+        "verify",
+        "Check a bundle: its parts fit each other, the recorded actions are reproduced, and a simulated\n"
+        "episode goes as it did with the trained policy. Exit code 1 if a check fails.",
+        "verify runs/NAME/bundle",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder of a bundle")
+    args = parser.parse_args(words)
+    from robotrl.export.verify import verify_bundle
+
+    checks = verify_bundle(args.bundle)
+    _table(
+        ["check", "result", "detail"],
+        [(check.name, "passed" if check.passed else "FAILED", check.detail) for check in checks],
+    )
+    failed = [check.name for check in checks if not check.passed]
+    if failed:
+        raise RobotrlError(
+            f"{args.bundle}: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
+        )
+
+
+def _play(words: Sequence[str]) -> None:
+    parser = _parser(
+        "play",
+        "Watch a policy: in a window where there is a screen, else in a browser at a loopback address.",
+        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3",
+    )
+    parser.add_argument("path", metavar="RUN|BUNDLE", type=Path, help="folder of a run or a bundle")
+    parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the episode (default 0)")
+    parser.add_argument("--port", type=int, default=8000, help="port of the browser view (default 8000)")
+    args = parser.parse_args(words)
+    _at_least("--seed", args.seed, 0)
+    if not 0 <= args.port < 65_536:
+        raise UsageError(f"--port must be in 0 to 65535, got {args.port}")
+    from robotrl.training.play import play
+
+    play(args.path, args.video, args.seed, args.port)
+
+
+def _report(words: Sequence[str]) -> None:
+    parser = _parser(
+        "report",
+        "Write one self-contained HTML page about a run: learning curves, reward terms, timing, video,\n"
+        "configuration and versions.",
+        "report runs/NAME",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    args = parser.parse_args(words)
+    from robotrl.training.report import write_report
+
+    print(write_report(args.run))
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "list": _list,
+    "train": _train,
+    "evaluate": _evaluate,
+    "export": _export,
+    "verify": _verify,
+    "play": _play,
+    "report": _report,
+}
+
+
+def _at_least(option: str, value: int, low: int) -> None:
+    if value < low:
+        raise UsageError(f"{option} must be at least {low}, got {value}")
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    # a pipe has no width: nothing is folded there
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+
+
+def _run(words: list[str]) -> None:
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help", "help"):
+        print(_HELP, end="")
+    elif command == "--version":
+        print(f"robotrl {robotrl.__version__}")
+    elif command not in _COMMANDS:
+        raise unknown_name("command", command, _COMMANDS)
+    else:
+        # a task of one's own lies in the folder where the command is given
+        sys.path.append(os.getcwd())
+        _COMMANDS[command](words[1:])
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return the one line and the exit code for an error."""
+    if isinstance(error, RobotrlError):
+        return " ".join(str(error).split()), error.exit_code
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"disk full while writing {error.filename or 'a file'}: free some space and try again", 1
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message} (run with --debug for the traceback)", 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        _run([word for word in words if word != "--debug"])
+    except KeyboardInterrupt:
+        print("robotrl: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of our output is gone: nothing is left to be said, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _explain(error)
+        print(f"robotrl: error: {message}", file=sys.stderr)
+        return code
+    return 0

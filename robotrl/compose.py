@@ -1,0 +1,108 @@
+"""From `key=value` words to a `TrainConfig`: Hydra composes the YAML files, `core.config` types them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from robotrl.core import config
+from robotrl.core.catalog import GROUPS, available
+from robotrl.core.errors import UsageError, unknown_name
+from robotrl.core.paths import CONFIGS
+from robotrl.core.schema import first_line
+
+
+def compose(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> config.TrainConfig:
+    """Compose, type and validate a training configuration.
+
+    Args:
+        overrides: words such as "recipe=quickstart", "algorithm=ppo", "algorithm.learning_rate=1e-4".
+        values: fields of `RunOptions` or whole sections as Python values; they win over `overrides`.
+
+    Raises:
+        UsageError: a name, key, type or value is wrong.
+    """
+    return config.resolve(_compose(overrides, values or {}))
+
+
+def compose_task(name: str, options: Mapping[str, Any]) -> Any:
+    """Return the task instance of configs/task/<name>.yaml with some of its options changed."""
+    document = _compose([f"task={name}"], {"task": options} if options else {})
+    return config.resolve_task(OmegaConf.to_container(document.task))  # type: ignore[arg-type]
+
+
+def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Expand `key=1,2` words into one list of words per job, the last key varying fastest."""
+    with _plain_errors():
+        parsed = OverridesParser.create().parse_overrides([_forced(word) for word in overrides])
+        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return jobs
+
+
+def _compose(overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
+    with _plain_errors(), _own_hydra():
+        composed = hydra.compose("train", [_forced(word) for word in overrides], return_hydra_config=True)
+        choices = composed.hydra.runtime.choices
+        names = {"task_name": choices["task"] or "", "recipe": choices["recipe"]}
+        document = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    with open_dict(document):
+        merged = OmegaConf.merge(names, document, dict(values))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _forced(word: str) -> str:
+    """Let a value override add a key that no YAML file mentions: the schema decides what exists."""
+    key, equals, _ = word.partition("=")
+    if not equals and not word.startswith("~"):
+        hint = next((f" (did you mean {g}={word}?)" for g in reversed(GROUPS) if word in available(g)), "")
+        raise UsageError(f"cannot read {word!r}: expected key=value{hint}")
+    plain = not key.startswith(("+", "~", "hydra.", "hydra/")) and not set(key) & set("/@")
+    return f"++{word}" if plain and key not in GROUPS else word
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Compose from our folder even inside a program that itself runs under Hydra."""
+    state = GlobalHydra.instance()
+    outer, state.hydra = state.hydra, None
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn Hydra's errors into one line each."""
+    try:
+        yield
+    except MissingConfigException as error:
+        group, _, name = (error.missing_cfg_file or "").partition("/")
+        raise unknown_name(group, name, error.options or []) from error
+    except OverrideParseException as error:
+        raise UsageError(
+            f"cannot read {_unforced(error.override)!r}: expected key=value; quote a value with special "
+            "characters twice, as in \"key='a b=c'\""
+        ) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        message = first_line(error)
+        if message.startswith("Ambiguous value"):
+            word = _unforced(message.split("'", 1)[1].rstrip("'"))
+            key, _, several = word.partition("=")
+            message = f"{word} gives several values: add --multirun to train each, or write {key}=[{several}]"
+        raise UsageError(message) from error
+
+
+def _unforced(word: str | None) -> str:
+    return (word or "").removeprefix("++")

@@ -1,0 +1,25 @@
+"""What can be named on the command line: the YAML files of each config group, with their first line."""
+
+from __future__ import annotations
+
+from robotrl.core.paths import CONFIGS
+
+GROUPS = ("task", "algorithm", "policy", "recipe")
+
+
+def available(group: str) -> dict[str, str]:
+    """Return name -> description for the YAML files of a config group, sorted by name.
+
+    The description is the file's first comment line. Nothing is imported, so this is fast.
+    """
+    files = sorted((CONFIGS / group).glob("*.yaml"))
+    return {file.stem: _description(file.read_text(encoding="utf-8")) for file in files}
+
+
+def _description(text: str) -> str:
+    for line in text.splitlines():
+        comment = line.removeprefix("#").strip()
+        # Hydra wants its package directive on the first line
+        if line.startswith("#") and not comment.startswith("@package"):
+            return comment
+    return ""

@@ -1,0 +1,207 @@
+"""Configuration: dataclasses are the truth, YAML and the command line only fill them in.
+
+A section (task, algorithm, policy) names its class by import path in `_target_`. The schema is that
+class itself where it is a dataclass (tasks), else the class's `config_class` (algorithms, policies).
+Types, defaults, unknown keys and the checks in `__post_init__` all come from the schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from robotrl.core.catalog import GROUPS
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.schema import fill, first_line, load_target, path_of, plain, schema_of, unknown_key
+
+
+@dataclass
+class RunOptions:
+    """What a training run has besides its task, algorithm and policy."""
+
+    task_name: str = ""
+    """Name of the task in folders and tables; the task class's name where none is given."""
+    recipe: str | None = None
+    """Recipe the run was composed from."""
+    seed: int = 0
+    """Of every random draw of the run, at least 0."""
+    num_envs: int | None = None
+    """Simulations stepped together, at least 1; null for the algorithm's default."""
+    total_steps: int = 1_000_000
+    """Length of the training, environment steps over all simulations, at least 1."""
+    eval_every: int = 0
+    """Environment steps between two evaluations; 0 evaluates at the end only."""
+    eval_episodes: int = 32
+    """Episodes per evaluation, at least 1."""
+    eval_seed: int = 1_000
+    """Seed of the evaluation's environments, at least 0."""
+    checkpoint_every_s: float = 120.0
+    """Time between two checkpoints, s, above 0."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept, at least 1."""
+    sim_threads: int | None = None
+    """Physics threads, at least 1; null for one per CPU. Results do not depend on it."""
+    torch_threads: int | None = None
+    """Threads of the learner's tensor operations, at least 1; null lets the run choose."""
+    export: bool = True
+    """Whether the trained policy is exported and the bundle verified."""
+    video: bool = False
+    """Whether the final evaluation records a video."""
+    runs_dir: str = "runs"
+    """Folder in which the run makes its own folder."""
+    target_return: float | None = None
+    """Evaluation return the run should reach; null for none."""
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "eval_episodes", "keep_checkpoints"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("num_envs", "sim_threads", "torch_threads"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        for name in ("seed", "eval_every", "eval_seed"):
+            _at_least(name, getattr(self, name), 0)
+        if not 0 < self.checkpoint_every_s < float("inf"):
+            raise ValueError(f"checkpoint_every_s must be above 0 s, got {self.checkpoint_every_s}")
+        if not self.runs_dir:
+            raise ValueError("runs_dir must name a folder, got ''")
+
+
+@dataclass(kw_only=True)
+class TrainConfig(RunOptions):
+    """Everything that determines a training run, resolved and validated."""
+
+    num_envs: int
+    """Simulations stepped together, at least 1."""
+    task: Any
+    """Task instance."""
+    algorithm_class: Any
+    """Class of the algorithm; `algorithm` is an instance of its `config_class`."""
+    algorithm: Any
+    """Algorithm configuration."""
+    policy_class: Any
+    """Class of the policy; `policy` is an instance of its `config_class`."""
+    policy: Any
+    """Policy configuration."""
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
+def resolve(composed: DictConfig) -> TrainConfig:
+    """Turn a composed document into typed, validated objects.
+
+    Args:
+        composed: sections `task`, `algorithm` and `policy` (each with `_target_`; the policy's may be
+            null for the algorithm's own default) and the fields of `RunOptions`.
+
+    Raises:
+        UsageError: a section, key, type or value is wrong; the message names the key.
+    """
+    try:
+        document: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise UsageError(first_line(error)) from error
+    task_class, task_options = _section(document, "task")
+    algorithm_class, algorithm_options = _section(document, "algorithm")
+    schemas = {
+        "task": schema_of(task_class, "task"),
+        "algorithm": schema_of(algorithm_class, "algorithm"),
+    }
+    policy_class, policy_options = _section(document, "policy", algorithm_class.default_policy)
+    schemas["policy"] = schema_of(policy_class, "policy")
+    run_options = {key: value for key, value in document.items() if key not in schemas}
+    _refuse_misplaced(run_options, schemas)
+    options = vars(fill(RunOptions, run_options, ""))
+    options["task_name"] = options["task_name"] or _snake_case(task_class.__name__)
+    if options["num_envs"] is None:
+        options["num_envs"] = algorithm_class.default_num_envs
+    return TrainConfig(
+        task=fill(schemas["task"], task_options, "task"),
+        algorithm_class=algorithm_class,
+        algorithm=fill(schemas["algorithm"], algorithm_options, "algorithm"),
+        policy_class=policy_class,
+        policy=fill(schemas["policy"], policy_options, "policy"),
+        **options,
+    )
+
+
+def resolve_task(section: Mapping[str, Any]) -> Any:
+    """Return the task instance of a `task` section on its own."""
+    task_class, options = _section({"task": section}, "task")
+    return fill(schema_of(task_class, "task"), options, "task")
+
+
+def _section(document: Mapping[str, Any], name: str, default: Any = None) -> tuple[Any, dict[str, Any]]:
+    """Split a section into the class it names and the values it gives."""
+    section = document.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise UsageError(f"{name}: expected a section with `_target_`, got {section!r}")
+    options = {key: value for key, value in section.items() if key != "_target_"}
+    target = section.get("_target_")
+    if target is not None:
+        return load_target(target, name), options
+    if default is None:
+        raise UsageError(
+            f"no {name} given: add {name}=NAME (see `robotrl list`), a recipe=NAME or "
+            f"{name}._target_=package.module.Class"
+        )
+    return default, options
+
+
+def _refuse_misplaced(run_options: Mapping[str, Any], schemas: Mapping[str, type]) -> None:
+    """Point to the section of a key that was given without it: learning_rate for algorithm.learning_rate."""
+    fields = [field.name for field in dataclasses.fields(RunOptions)]
+    for key in run_options:
+        if key in fields:
+            continue
+        for section, schema in schemas.items():
+            if key in {field.name for field in dataclasses.fields(schema)}:
+                raise UsageError(f"unknown key {key!r} (did you mean '{section}.{key}'?)")
+        raise unknown_key(key, key, [*fields, *GROUPS])
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """Write the resolved configuration as YAML that `from_yaml` reads back to an equal one."""
+    document = {field.name: getattr(config, field.name) for field in dataclasses.fields(RunOptions)}
+    targets = {
+        "task": type(config.task),
+        "algorithm": config.algorithm_class,
+        "policy": config.policy_class,
+    }
+    for section, target in targets.items():
+        document[section] = {"_target_": path_of(target), **plain(getattr(config, section))}
+    return OmegaConf.to_yaml(OmegaConf.create(document))
+
+
+def from_yaml(path: Path) -> TrainConfig:
+    """Read a configuration written by `to_yaml`.
+
+    Raises:
+        RobotrlError: the file is missing, damaged or does not describe a run.
+    """
+    try:
+        document = OmegaConf.load(path)
+    except OSError as error:
+        raise RobotrlError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise RobotrlError(f"{path} is not a configuration: {first_line(error)}") from error
+    if not isinstance(document, DictConfig):
+        raise RobotrlError(f"{path} is not a configuration: expected keys and values")
+    try:
+        return resolve(document)
+    except UsageError as error:
+        raise RobotrlError(f"{path}: {error}") from error

@@ -1,0 +1,151 @@
+"""Typed values from plain ones: a dataclass is filled key by key, so that every error names its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from robotrl.core.errors import UsageError, nearest
+from robotrl.core.paths import ASSETS
+
+# lets a saved configuration name shipped files so that it still holds on another machine
+OmegaConf.register_new_resolver("assets", lambda file: str(ASSETS / file), replace=True)
+
+
+def load_target(target: str, kind: str) -> Any:
+    """Import the class that an import path names.
+
+    Raises:
+        UsageError: the module or the name in it does not exist.
+    """
+    module_name, _, name = str(target).rpartition(".")
+    try:
+        module = importlib.import_module(module_name) if module_name else None
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise UsageError(f"{kind} {target} needs the package {error.name!r}: install it") from error
+        raise UsageError(f"{kind} target {target!r}: there is no module {error.name!r}") from error
+    if module is None:
+        raise UsageError(f"{kind} target {target!r}: expected an import path such as package.module.Class")
+    if not hasattr(module, name):
+        raise UsageError(f"{kind} target {target!r}: no {name!r} in the module{nearest(name, vars(module))}")
+    return getattr(module, name)
+
+
+def schema_of(target: Any, kind: str) -> type:
+    """Return the dataclass that describes the configuration of a class.
+
+    Raises:
+        UsageError: the class has none, so it cannot be a task, algorithm or policy.
+    """
+    schema = target if kind == "task" else getattr(target, "config_class", None)
+    if not (isinstance(schema, type) and dataclasses.is_dataclass(schema)):
+        wanted = "be a dataclass" if kind == "task" else "have a `config_class` that is a dataclass"
+        raise UsageError(f"{kind} target {path_of(target)!r} must {wanted}")
+    return schema
+
+
+def fill(schema: type, given: Mapping[str, Any], section: str) -> Any:
+    """Build a dataclass from plain values, checked against its annotations.
+
+    Args:
+        schema: the dataclass.
+        given: plain values for some of its fields, nested for nested dataclasses.
+        section: prefix of the keys in messages, "" for the top level.
+
+    Raises:
+        UsageError: unknown key, wrong type, missing or impossible value.
+    """
+    prefix = f"{section}: " if section else ""
+    try:
+        node: DictConfig = OmegaConf.structured(schema)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{prefix}{schema.__name__} cannot be configured: {first_line(error)}") from error
+    _fill(node, schema, given, section)
+    try:
+        return OmegaConf.to_object(node)
+    except MissingMandatoryValue as error:
+        raise UsageError(f"{prefix}{error.full_key} must be given") from error
+    except ValueError as error:
+        raise UsageError(f"{prefix}{error}") from error
+
+
+def _fill(node: DictConfig, schema: type, given: Mapping[str, Any], path: str) -> None:
+    """Set key by key, so that every error names its key."""
+    hints = get_type_hints(schema)
+    for key, value in given.items():
+        name = f"{path}.{key}" if path else str(key)
+        if key not in node.keys():  # noqa: SIM118  `in node` is False for a field without default
+            raise unknown_key(name, str(key), [str(known) for known in node])
+        inner = OmegaConf.get_type(node, key)
+        if isinstance(value, Mapping) and inner is not None and dataclasses.is_dataclass(inner):
+            _fill(node[key], inner, value, name)
+            continue
+        hint = hints[key]
+        if isinstance(value, float) and value.is_integer() and int in (hint, *get_args(hint)):
+            value = int(value)  # 1e6 is a float to YAML
+        if isinstance(hint, type) and issubclass(hint, enum.Enum):
+            value = next((member for member in hint if _spelled(member) == str(value).lower()), value)
+        try:
+            if hint is bool and not isinstance(value, bool | str):
+                raise ValueError("a number is not a truth value")
+            if isinstance(value, Mapping):
+                node.merge_with({key: value})
+            else:
+                node[key] = value
+        except (OmegaConfBaseException, ValueError) as error:
+            raise UsageError(f"{name}: expected {_describe(hint)}, got {value!r}") from error
+
+
+def unknown_key(full_name: str, key: str, known: list[str]) -> UsageError:
+    """Build the error for a key that is not one of `known`, which are written without the section."""
+    hint = nearest(key, known) or f"; known: {', '.join(sorted(known))}"
+    return UsageError(f"unknown key {full_name!r}{hint}")
+
+
+def _describe(hint: Any) -> str:
+    """Name a type the way a user thinks of it."""
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return f"one of {', '.join(_spelled(member) for member in hint)}"
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+
+
+def _spelled(member: enum.Enum) -> str:
+    """How an enumeration member is written in a configuration."""
+    return member.name.lower()
+
+
+def plain(value: Any) -> Any:
+    """Turn the fields of a dataclass instance into what YAML holds; the inverse of `fill`.
+
+    Paths of shipped files become a reference that any machine can resolve.
+    """
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return _spelled(value)
+    if isinstance(value, Path):
+        shipped = value.is_relative_to(ASSETS)
+        return f"${{assets:{value.relative_to(ASSETS).as_posix()}}}" if shipped else str(value)
+    return value
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's message without the details that OmegaConf and Hydra append."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def path_of(target: Any) -> str:
+    """Return the import path that `load_target` takes."""
+    return f"{target.__module__}.{target.__qualname__}" if hasattr(target, "__qualname__") else str(target)
