@@ -1,0 +1,83 @@
+"""A trained controller at work in one simulation: what videos and viewers show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robotrl.core.types import Obs
+from robotrl.envs.vec_env import VecEnv
+from robotrl.policies.policy import Policy
+from robotrl.tasks.task import Task
+
+Act = Callable[[Obs], Tensor]
+"""Observation groups, each (1, D), to an action (1, A) in [-1, 1]."""
+
+
+def deterministic(policy: Policy) -> Act:
+    """Return what the policy does when it does not explore."""
+
+    def act(obs: Obs) -> Tensor:
+        with torch.no_grad():
+            return policy.act(obs, deterministic=True)
+
+    return act
+
+
+class Playback:
+    """One simulation driven by `act`, episode after episode.
+
+    Attributes:
+        env: the environment, N = 1.
+        episode: number of the present episode, from 1.
+        time_s: since the episode began, s.
+        episode_return: sum of rewards since the episode began.
+        reward_terms: name -> value in the last control step; empty at the start of an episode.
+        last_return: return of the last complete episode, None before that.
+    """
+
+    def __init__(self, act: Act, task: Task, task_name: str, seed: int = 0) -> None:
+        self.act = act
+        self.task_name = task_name
+        self.env = VecEnv(task, 1, seed)
+        self.episode = 0
+        self.last_return: float | None = None
+        self.restart()
+
+    @property
+    def dt_s(self) -> float:
+        """Time between two actions, s."""
+        return self.env.specs.control_dt_s
+
+    def restart(self) -> None:
+        """Begin the next episode now."""
+        self._obs = self.env.reset()
+        self._begin()
+
+    def advance(self) -> bool:
+        """Play one control step; True if it ended the episode and the next one has begun."""
+        step = self.env.step(self.act(self._obs))
+        self._obs = step.obs
+        self._steps += 1
+        self.episode_return += float(step.reward[0])
+        if bool(step.done[0]):
+            self.last_return = self.episode_return
+            self._begin()
+            return True
+        sim = self.env.sim
+        terms = self.env.task.reward_terms(sim, sim.data("ctrl"))
+        self.reward_terms = {name: float(values[0]) for name, values in terms.items()}
+        return False
+
+    @property
+    def time_s(self) -> float:
+        """Since the episode began, s."""
+        return self._steps * self.dt_s
+
+    def _begin(self) -> None:
+        self.episode += 1
+        self._steps = 0
+        self.episode_return = 0.0
+        self.reward_terms: dict[str, float] = {}
