@@ -1,0 +1,229 @@
+"""Read a bundle and run its policy: numpy and onnxruntime only, so that it installs on a robot."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from robotrl.core.errors import RobotrlError, UsageError, unknown_name
+from robotrl.deploy.contract import CONTRACT_FILE, GOLDEN_FILE, METADATA_KEY, POLICY_FILE, Contract
+
+
+class Bundle:
+    """A policy that maps raw observations to actuator commands in physical units.
+
+    Build it with `Bundle.load`, which refuses a bundle whose parts do not fit each other.
+
+    Attributes:
+        path: the folder.
+        contract: names, units, bounds and order of every input and output.
+        golden: the recorded arrays: "observation" (n, D), "action" (n, A) and the closed-loop episode.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        contract: Contract,
+        golden: dict[str, np.ndarray],
+        session: onnxruntime.InferenceSession,
+    ) -> None:
+        self.path, self.contract, self.golden = path, contract, golden
+        self._session = session
+        self._width = contract.input_size
+        names = [term.name for term in contract.inputs]
+        # a name that two groups share is told apart by its group
+        self._keys = {
+            term.name if names.count(term.name) == 1 else f"{term.group}/{term.name}": term
+            for term in contract.inputs
+        }
+
+    @classmethod
+    def load(cls, path: str | Path, check_golden: bool = True) -> Bundle:
+        """Read a bundle folder and check that its parts belong together.
+
+        Args:
+            path: the folder.
+            check_golden: refuse it unless the recorded actions come out again on this machine.
+
+        Raises:
+            RobotrlError: a file is missing, damaged or belongs to another bundle; names it.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise RobotrlError(f"{path} is not a bundle folder")
+        raw = {name: _read(path, name) for name in (CONTRACT_FILE, POLICY_FILE, GOLDEN_FILE)}
+        try:
+            text = raw[CONTRACT_FILE].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise RobotrlError(f"{path / CONTRACT_FILE} is not text: {error}") from error
+        contract = Contract.from_json(text, str(path / CONTRACT_FILE))
+        _check_hash(path / POLICY_FILE, raw[POLICY_FILE], contract.policy_sha256)
+        _check_hash(path / GOLDEN_FILE, raw[GOLDEN_FILE], contract.golden_sha256)
+        session = _session(path / POLICY_FILE, raw[POLICY_FILE])
+        _check_session(path, session, contract)
+        golden = _golden(path / GOLDEN_FILE, raw[GOLDEN_FILE], contract)
+        bundle = cls(path, contract, golden, session)
+        if check_golden:
+            worst = action_error(contract, bundle(golden["observation"]), golden["action"])
+            if not worst <= contract.atol:
+                raise RobotrlError(
+                    f"{path}: the recorded actions do not come out again on this machine: "
+                    f"error {worst:.3g}, accepted {contract.atol:.3g}"
+                )
+        return bundle
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """Return the commands for raw observations.
+
+        Args:
+            observation: (D,) or (B, D), in the units and order of `contract.inputs`.
+
+        Returns:
+            (A,) or (B, A) float32, in the units and order of `contract.outputs`.
+
+        Raises:
+            UsageError: wrong shape, or a value that is not finite as float32.
+            RobotrlError: the network returned a value that is not finite.
+        """
+        with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
+            flat = np.asarray(observation, dtype=np.float32)
+        if flat.ndim not in (1, 2) or flat.shape[-1] != self._width:
+            raise UsageError(
+                f"observations must have shape ({self._width},) or (B, {self._width}), got {flat.shape}"
+            )
+        # before the network: its clips would turn NaN into a full command
+        finite = np.isfinite(flat)
+        if not finite.all():
+            column = int(np.argwhere(~finite)[0][-1])
+            raise UsageError(f"observation {self._label(column)} is not finite")
+        action = self._session.run(None, {"obs": np.atleast_2d(flat)})[0]
+        finite = np.isfinite(action)
+        if not finite.all():
+            name = self.contract.outputs[int(np.argwhere(~finite)[0][-1])].name
+            raise RobotrlError(f"the network's action {name!r} is not finite")
+        return action[0] if flat.ndim == 1 else action
+
+    def observation(self, terms: Mapping[str, Any]) -> np.ndarray:
+        """Put observation terms side by side by name, in whatever order they are given.
+
+        Args:
+            terms: term name -> values of the term's shape, a bare number where that is (1,). A name
+                that several groups share is written "group/name".
+
+        Returns:
+            (D,) float32.
+
+        Raises:
+            UsageError: a term is missing, unknown or has the wrong shape.
+        """
+        for name in terms:
+            if name not in self._keys:
+                raise unknown_name("observation term", name, self._keys)
+        flat = np.empty(self._width, dtype=np.float32)
+        for name, term in self._keys.items():
+            if name not in terms:
+                raise UsageError(f"observation term {name!r} ({term.size} x {term.unit}) is missing")
+            value = np.asarray(terms[name])
+            if value.shape != term.shape and not (value.ndim == 0 and term.shape == (1,)):
+                raise UsageError(f"observation term {name!r} must have shape {term.shape}, got {value.shape}")
+            flat[term.start : term.start + term.size] = value.reshape(-1)
+        return flat
+
+    def _label(self, column: int) -> str:
+        for name, term in self._keys.items():
+            if term.start <= column < term.start + term.size:
+                i = column - term.start
+                return f"{name!r} ({term.elements[i] if term.elements else i})"
+        raise AssertionError(column)
+
+
+def action_error(contract: Contract, actual: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest absolute difference between two sets of actions (..., A), NaN if any is NaN.
+
+    In the action's unit; where an action's range is wider than [-1, 1], in units of its half width,
+    as a float32 command of 100 N m cannot be exact to 1e-5 N m.
+    """
+    scale = np.array([max(1.0, term.scale) for term in contract.outputs])
+    return float(np.max(np.abs(actual.astype(np.float64) - expected) / scale))
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise RobotrlError(f"{folder} is not a complete bundle: {name} is missing") from None
+    except OSError as error:
+        raise RobotrlError(f"cannot read {folder / name}: {error.strerror}") from error
+
+
+def _check_hash(file: Path, raw: bytes, expected: str | None) -> None:
+    actual = hashlib.sha256(raw).hexdigest()
+    if actual != expected:
+        raise RobotrlError(
+            f"{file} was changed or belongs to another bundle: sha256 {actual[:12]}, "
+            f"the contract says {str(expected)[:12]}"
+        )
+
+
+def _session(file: Path, raw: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # a policy is small: a pool of threads only adds jitter
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise RobotrlError(
+            f"{file} is not a network onnxruntime can run: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _check_session(path: Path, session: onnxruntime.InferenceSession, contract: Contract) -> None:
+    """Compare the network's own description with the contract."""
+    inside = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if inside is None:
+        raise RobotrlError(f"{path / POLICY_FILE} carries no robotrl contract: it is a foreign network")
+    theirs = Contract.from_json(inside, f"the contract inside {path / POLICY_FILE}")
+    ours = dataclasses.replace(contract, policy_sha256=None)
+    differing = [
+        field.name
+        for field in dataclasses.fields(Contract)
+        if getattr(ours, field.name) != getattr(theirs, field.name)
+    ]
+    if differing:
+        raise RobotrlError(
+            f"{path / CONTRACT_FILE} does not fit {path / POLICY_FILE}: "
+            f"they disagree about {', '.join(differing)}"
+        )
+    for kind, given, name, width in (
+        ("input", session.get_inputs(), "obs", contract.input_size),
+        ("output", session.get_outputs(), "action", len(contract.outputs)),
+    ):
+        found = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in given]
+        if found != [(name, "tensor(float)", [width])] or not isinstance(given[0].shape[0], str):
+            shapes = ", ".join(f"{tensor.name} {tensor.shape} {tensor.type}" for tensor in given)
+            raise RobotrlError(
+                f"{path / POLICY_FILE}: {kind} is {shapes}, needs to be {name} ['batch', {width}] float"
+            )
+
+
+def _golden(file: Path, raw: bytes, contract: Contract) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
+            golden = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RobotrlError(f"{file} is not an archive of arrays: {error}") from error
+    n = len(golden.get("observation", ()))
+    for name, width in (("observation", contract.input_size), ("action", len(contract.outputs))):
+        if name not in golden or golden[name].shape != (n, width) or n == 0:
+            shape = golden[name].shape if name in golden else "missing"
+            raise RobotrlError(f"{file}: {name} is {shape}, expected (n, {width})")
+    return golden

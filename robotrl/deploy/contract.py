@@ -1,0 +1,230 @@
+"""The contract of a bundle: what the policy is fed, what it commands, and what it was made for.
+
+Plain JSON, every number at full float64 precision. A bundle is a folder of three files: the contract,
+the network (which carries the same contract in its metadata) and recorded input/output pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from robotrl.core.errors import RobotrlError
+
+SCHEMA = "robotrl.bundle/1"
+POLICY_FILE = "policy.onnx"
+CONTRACT_FILE = "contract.json"
+GOLDEN_FILE = "golden.npz"
+FILES = (CONTRACT_FILE, POLICY_FILE, GOLDEN_FILE)
+METADATA_KEY = "robotrl.contract"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class InputTerm:
+    """One observation term: columns `start` to `start + size` of the network's input.
+
+    Attributes:
+        group: observation group.
+        name: unique within its group.
+        unit: SI unit of every scalar.
+        shape: of one observation of this term.
+        low: lower bound in `unit`, None where there is none.
+        high: upper bound in `unit`, None where there is none.
+        elements: names of the scalars, empty where there is one only.
+        source: "sensor", "estimator" or "simulation".
+        scale: factor from `unit` to what the network is fed; 1, as normalisation is inside.
+        start: first column.
+    """
+
+    group: str
+    name: str
+    unit: str
+    shape: tuple[int, ...]
+    low: float | None
+    high: float | None
+    elements: tuple[str, ...]
+    source: str
+    scale: float
+    start: int
+
+    @property
+    def size(self) -> int:
+        """Number of scalars."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class OutputTerm:
+    """One actuator command in `unit`: offset + scale * a, where a in [-1, 1] is what was learned."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    scale: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Everything a robot has to know about a policy.
+
+    Attributes:
+        schema: format of the bundle.
+        created: UTC, ISO 8601.
+        robotrl_version: that wrote it.
+        git_commit: of robotrl, None outside a checkout.
+        mujoco_version: that compiled the model.
+        task: name, `_target_` (import path) and options.
+        model_sha256: of the compiled model (MJB bytes).
+        control_hz: actions per second.
+        control_dt_s: time between two actions, s.
+        physics_dt_s: physics time step in training, s.
+        inputs: observation terms in the order in which they are put side by side.
+        outputs: action terms in the order of the network's output.
+        atol: largest accepted error of an action, see `action_error`.
+        golden_sha256: of the recorded pairs.
+        policy_sha256: of the network; None in the copy inside the network itself.
+        training: where the policy comes from.
+    """
+
+    schema: str
+    created: str
+    robotrl_version: str
+    git_commit: str | None
+    mujoco_version: str
+    task: dict[str, Any]
+    model_sha256: str
+    control_hz: float
+    control_dt_s: float
+    physics_dt_s: float
+    inputs: tuple[InputTerm, ...]
+    outputs: tuple[OutputTerm, ...]
+    atol: float
+    golden_sha256: str
+    policy_sha256: str | None
+    training: dict[str, Any]
+
+    @property
+    def input_size(self) -> int:
+        """Width of the network's input."""
+        return sum(term.size for term in self.inputs)
+
+    def to_json(self) -> str:
+        """Write as JSON that `from_json` reads back to an equal contract.
+
+        Raises:
+            RobotrlError: the task's options or the training's provenance are not plain data.
+        """
+        try:
+            return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise RobotrlError(f"contract: {error}; give text, finite numbers, lists and mappings") from error
+
+    @classmethod
+    def from_json(cls, text: str, origin: str) -> Contract:
+        """Read and check a contract.
+
+        Args:
+            text: the JSON.
+            origin: named in errors.
+
+        Raises:
+            RobotrlError: not JSON, another schema, a missing or unknown key, a wrong type, or
+                numbers that contradict each other.
+        """
+        try:
+            data = json.loads(text, parse_constant=_refuse_constant)
+        except ValueError as error:
+            raise RobotrlError(f"{origin} is not valid JSON: {error}") from error
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if schema != SCHEMA:
+            raise RobotrlError(f"{origin} has schema {schema!r}, this robotrl reads {SCHEMA!r}")
+        contract = _convert(data, cls, origin)
+        try:
+            _check(contract)
+        except ValueError as error:
+            raise RobotrlError(f"{origin}: {error}") from error
+        return contract
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """Check `value` against a type annotation and turn lists into tuples, objects into dataclasses."""
+    if dataclasses.is_dataclass(hint):
+        return _object(value, hint, where)
+    if isinstance(hint, types.UnionType):
+        return None if value is None else _convert(value, get_args(hint)[0], where)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise RobotrlError(f"{where}: expected a list, got {value!r}")
+        return tuple(_convert(item, get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
+    kind = get_origin(hint) or hint
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        raise RobotrlError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return float(value) if kind is float else value
+
+
+def _object(value: Any, cls: Any, where: str) -> Any:
+    hints = get_type_hints(cls)
+    if not isinstance(value, dict):
+        raise RobotrlError(f"{where}: expected an object, got {value!r}")
+    missing, unknown = sorted(hints.keys() - value.keys()), sorted(value.keys() - hints.keys())
+    if missing or unknown:
+        problem = f"{missing[0]!r} is missing" if missing else f"unknown key {unknown[0]!r}"
+        raise RobotrlError(f"{where}: {problem}")
+    return cls(**{name: _convert(value[name], hint, f"{where}: {name}") for name, hint in hints.items()})
+
+
+def _check(contract: Contract) -> None:
+    """Raise ValueError where numbers contradict each other."""
+    if not contract.inputs or not contract.outputs:
+        raise ValueError("needs at least one input term and one output term")
+    _unique("input", [f"{term.group}/{term.name}" for term in contract.inputs])
+    _unique("output", [term.name for term in contract.outputs])
+    start = 0
+    for term in contract.inputs:
+        if term.size < 1 or any(n < 1 for n in term.shape):
+            raise ValueError(f"input {term.name!r} has impossible shape {list(term.shape)}")
+        if term.start != start:
+            raise ValueError(
+                f"input {term.name!r} starts at {term.start}, the terms before it end at {start}"
+            )
+        if term.elements and len(term.elements) != term.size:
+            raise ValueError(f"input {term.name!r} has {len(term.elements)} element names for {term.size}")
+        if term.scale != 1.0:
+            raise ValueError(f"input {term.name!r} has scale {term.scale}, {SCHEMA} knows 1 only")
+        start += term.size
+    for out in contract.outputs:
+        if not out.low < out.high or (out.scale, out.offset) != scale_offset(out.low, out.high):
+            raise ValueError(
+                f"output {out.name!r}: scale {out.scale} and offset {out.offset} do not map [-1, 1] "
+                f"onto [{out.low}, {out.high}]"
+            )
+    if not (contract.control_dt_s > 0 and contract.physics_dt_s > 0 and contract.atol > 0):
+        raise ValueError("control_dt_s, physics_dt_s and atol must be above 0")
+    if contract.control_hz != 1.0 / contract.control_dt_s:
+        raise ValueError(
+            f"control_hz {contract.control_hz} is not 1 / control_dt_s ({contract.control_dt_s} s)"
+        )
+
+
+def _unique(kind: str, names: list[str]) -> None:
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise ValueError(f"{kind} term {name!r} appears twice")
+
+
+def scale_offset(low: float, high: float) -> tuple[float, float]:
+    """Return the (scale, offset) that map [-1, 1] onto [low, high]."""
+    return (high - low) / 2, (high + low) / 2

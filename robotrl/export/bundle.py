@@ -1,0 +1,177 @@
+"""Write a bundle: the policy as one verified folder that a robot can run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+import robotrl
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.deploy.bundle import Bundle
+from robotrl.deploy.contract import CONTRACT_FILE, FILES, GOLDEN_FILE, POLICY_FILE, SCHEMA, Contract
+from robotrl.export.description import (
+    describe_task,
+    input_terms,
+    model_sha256,
+    output_terms,
+    refuse_simulation_only,
+)
+from robotrl.export.golden import record
+from robotrl.export.network import to_onnx
+from robotrl.policies.policy import Policy
+from robotrl.tasks.task import Task
+
+ATOL = 1e-5
+
+
+def export_policy(
+    policy: Policy,
+    task: Task,
+    out: Path,
+    *,
+    provenance: Mapping[str, Any],
+    task_name: str | None = None,
+    allow_simulation_only: bool = False,
+) -> Path:
+    """Write the bundle of a policy into folder `out`, complete and checked or not at all.
+
+    The bundle is written next to `out`, loaded through onnxruntime, compared with the recorded
+    behaviour and only then moved into place. A bundle that lies there is replaced as a whole.
+
+    Args:
+        policy: what to export; it is not changed.
+        task: what it was trained in.
+        out: the folder to make.
+        provenance: plain data about the training (algorithm, seed, environment steps, return).
+        task_name: for people; the task class's name by default.
+        allow_simulation_only: export although the policy needs what no robot can measure.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UsageError: something else lies at `out`, or an observation exists in simulation only.
+        RobotrlError: the policy does not fit the task, cannot be exported, or ONNX disagrees with it.
+    """
+    out = Path(out)
+    _refuse_foreign(out)
+    model = task.build_model()
+    if task.specs(model) != policy.specs:
+        raise RobotrlError(
+            f"the policy was made for other observations or actions than {type(task).__name__}'s"
+        )
+    inputs = input_terms(policy.specs, policy.obs_groups)
+    if not allow_simulation_only:
+        refuse_simulation_only(inputs)
+    section = describe_task(task, task_name or type(task).__name__)
+    policy = copy.deepcopy(policy).cpu().eval()
+    golden = io.BytesIO()
+    np.savez_compressed(golden, **record(policy, task))  # type: ignore[arg-type]
+    contract = Contract(
+        schema=SCHEMA,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        robotrl_version=robotrl.__version__,
+        git_commit=_git_commit(),
+        mujoco_version=mujoco.__version__,
+        task=section,
+        model_sha256=model_sha256(model),
+        control_hz=1.0 / task.control_dt_s,
+        control_dt_s=task.control_dt_s,
+        physics_dt_s=float(model.opt.timestep),
+        inputs=inputs,
+        outputs=output_terms(policy.specs),
+        atol=ATOL,
+        golden_sha256=hashlib.sha256(golden.getvalue()).hexdigest(),
+        policy_sha256=None,
+        training=dict(provenance),
+    )
+    network = to_onnx(policy, contract.to_json())
+    contract = dataclasses.replace(contract, policy_sha256=hashlib.sha256(network).hexdigest())
+    parts = {
+        POLICY_FILE: network,
+        GOLDEN_FILE: golden.getvalue(),
+        CONTRACT_FILE: contract.to_json().encode("utf-8"),
+    }
+    try:
+        _write_folder(out, parts, Bundle.load)
+    except OSError as error:
+        raise RobotrlError(f"cannot write the bundle {out}: {error.strerror or error}") from error
+    return out
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise unless `out` is free, an empty folder or a bundle with nothing else in it."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if out.is_symlink() or not out.is_dir():
+        raise UsageError(f"{out} exists and is not a bundle folder: choose another place")
+    names = {entry.name for entry in out.iterdir()}
+    if not names:
+        return
+    foreign = sorted(names - set(FILES))
+    if foreign:
+        raise UsageError(
+            f"{out} contains {foreign[0]!r}, which is not part of a bundle: choose another place"
+        )
+    try:
+        Contract.from_json((out / CONTRACT_FILE).read_text(encoding="utf-8"), CONTRACT_FILE)
+    except (OSError, UnicodeDecodeError, RobotrlError) as error:
+        raise UsageError(
+            f"{out} exists and is not a readable bundle ({error}): choose another place"
+        ) from error
+
+
+def _write_folder(out: Path, parts: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
+    """Write `parts` beside `out`, check them there, then put them in its place."""
+    token = secrets.token_hex(4)
+    fresh = out.with_name(f".{out.name}.{token}.new")
+    previous = out.with_name(f".{out.name}.{token}.previous")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        fresh.mkdir()
+        for name, content in parts.items():
+            with (fresh / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        check(fresh)
+        if not out.exists():
+            os.replace(fresh, out)
+            return
+        _refuse_foreign(out)  # it may have changed meanwhile
+        os.replace(out, previous)
+        try:
+            os.replace(fresh, out)
+        except BaseException:
+            os.replace(previous, out)
+            raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout robotrl runs from, None where it is installed as a package."""
+    root = Path(robotrl.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,102 @@
+"""What a bundle's contract says about the task: its terms, its model, how to build it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from typing import Any
+
+import mujoco
+import numpy as np
+from omegaconf import OmegaConf
+
+from robotrl.core.config import resolve_task
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.schema import path_of, plain
+from robotrl.core.types import Source, Specs
+from robotrl.deploy.contract import InputTerm, OutputTerm, scale_offset
+from robotrl.tasks.task import Task
+
+
+def input_terms(specs: Specs, groups: tuple[str, ...]) -> tuple[InputTerm, ...]:
+    """Describe the observation terms of `groups` in the order in which they are put side by side."""
+    terms: list[InputTerm] = []
+    start = 0
+    for group in groups:
+        for term in specs.observation[group]:
+            low, high = (bound if math.isfinite(bound) else None for bound in (term.low, term.high))
+            terms.append(
+                InputTerm(
+                    group=group,
+                    name=term.name,
+                    unit=term.unit,
+                    shape=(term.size,),
+                    low=low,
+                    high=high,
+                    elements=term.elements,
+                    source=term.source.value,
+                    scale=1.0,
+                    start=start,
+                )
+            )
+            start += term.size
+    return tuple(terms)
+
+
+def output_terms(specs: Specs) -> tuple[OutputTerm, ...]:
+    """Describe the action terms in the order of the action vector."""
+    return tuple(
+        OutputTerm(term.name, term.unit, term.low, term.high, *scale_offset(term.low, term.high))
+        for term in specs.action
+    )
+
+
+def refuse_simulation_only(terms: tuple[InputTerm, ...]) -> None:
+    """Raise UsageError if a term exists in simulation only, as no robot can feed it to the policy."""
+    names = [f"{term.group}/{term.name}" for term in terms if term.source == Source.SIMULATION.value]
+    if names:
+        raise UsageError(
+            f"the policy acts on {', '.join(names)}, which exist(s) in simulation only: train it on groups "
+            "that a robot can measure, or allow it with allow_simulation_only=True"
+        )
+
+
+def model_sha256(model: mujoco.MjModel) -> str:
+    """Hash the compiled model; it is the same on every machine with the same MuJoCo version."""
+    buffer = np.empty(mujoco.mj_sizeModel(model), dtype=np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return hashlib.sha256(buffer.tobytes()).hexdigest()
+
+
+def describe_task(task: Task, name: str) -> dict[str, Any]:
+    """Return the task as plain data that `rebuild_task` turns back into an equal one.
+
+    Raises:
+        RobotrlError: the task cannot be rebuilt from its import path and options.
+    """
+    target = path_of(type(task))
+    if not dataclasses.is_dataclass(task):
+        raise RobotrlError(f"task {target} is not a dataclass: its options cannot be written down")
+    section = {"name": name, "_target_": target, "options": plain(task)}
+    if rebuild_task(section) != task:
+        raise RobotrlError(f"task {target} does not come back equal from its options {section['options']}")
+    return section
+
+
+def rebuild_task(section: dict[str, Any]) -> Task:
+    """Build the task that `describe_task` wrote down.
+
+    Raises:
+        RobotrlError: its class is not installed here or its options do not fit.
+    """
+    try:
+        document = OmegaConf.create({"_target_": section["_target_"], **section["options"]})
+        task = resolve_task(OmegaConf.to_container(document, resolve=True))  # type: ignore[arg-type]
+    except (KeyError, TypeError) as error:
+        raise RobotrlError(f"contract: task has no {error}") from error
+    except UsageError as error:
+        raise RobotrlError(f"the bundle's task cannot be rebuilt here: {error}") from error
+    if not isinstance(task, Task):
+        raise RobotrlError(f"the bundle's task {section['_target_']} is not a robotrl task")
+    return task

@@ -1,0 +1,226 @@
+"""Verify a bundle: parts fit each other, recorded actions come out again, the closed loop holds.
+
+Contacts make a closed loop chaotic: two controllers that differ by one float32 rounding drift apart
+within seconds, so trajectories of the exported and the training policy must not be compared with each
+other. What must hold exactly is each single step, and by induction the loop:
+
+* at every recorded observation the network returns the recorded action (`recorded actions`),
+* the rebuilt task, started from the recorded state and fed the recorded actions, shows the recorded
+  observations (`replay`). On the machine that recorded them every step agrees; elsewhere last-bit
+  differences of the mathematical library may grow, so the first 20 control steps decide,
+* driven by the network itself, the task stays sound for 200 control steps, and at every observation
+  visited there the network returns the training policy's action (`closed loop`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import torch
+
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.deploy.bundle import Bundle, action_error
+from robotrl.deploy.contract import GOLDEN_FILE, Contract
+from robotrl.envs.vec_env import VecEnv
+from robotrl.export.description import input_terms, model_sha256, output_terms, rebuild_task
+from robotrl.export.golden import LOOP_STEPS, loop_state
+from robotrl.export.network import PhysicalPolicy
+from robotrl.policies.policy import Policy
+from robotrl.tasks.task import Task
+
+REPLAY_STEPS = 20
+_OBS_RTOL = 1e-5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified.
+
+    Attributes:
+        name: what.
+        passed: whether it holds.
+        detail: measured numbers, for people.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def verify_bundle(bundle: Path, policy: Policy | None = None) -> list[Check]:
+    """Check a bundle against its recordings, its rebuilt task and, if given, the training policy.
+
+    Args:
+        bundle: the folder.
+        policy: the policy it was exported from.
+
+    Returns:
+        The checks in the order in which they were made; the bundle is good if all passed.
+
+    Raises:
+        RobotrlError: parts are missing, damaged or do not fit each other, so that nothing can be
+            measured; names the part.
+    """
+    loaded = Bundle.load(bundle, check_golden=False)
+    contract, golden = loaded.contract, loaded.golden
+    task = rebuild_task(contract.task)
+    _refuse_other_task(contract, task)
+    _check_loop_arrays(loaded)
+    checks = [
+        Check(
+            "parts",
+            True,
+            f"{contract.schema}; {len(contract.inputs)} input terms ({contract.input_size} values), "
+            f"{len(contract.outputs)} actions; network, recordings and contract belong together",
+        ),
+        Check(
+            "task",
+            True,
+            f"{contract.task['name']}: model {contract.model_sha256[:12]}, {contract.control_hz:g} Hz, "
+            "all terms as in the contract",
+        ),
+    ]
+    for name, prefix in (("golden vectors", ""), ("recorded actions", "loop_")):
+        observation, action = golden[f"{prefix}observation"], golden[f"{prefix}action"]
+        error = action_error(contract, loaded(observation), action)
+        checks.append(
+            Check(name, error <= contract.atol, f"max abs error {error:.2g} over {len(action)} observations")
+        )
+    checks.append(_replay(task, loaded))
+    checks.append(_closed_loop(task, loaded, policy))
+    return checks
+
+
+def _refuse_other_task(contract: Contract, task: Task) -> None:
+    """Raise if the task as it is today is not the one in the contract."""
+    model = task.build_model()
+    name = contract.task["name"]
+    if task.control_dt_s != contract.control_dt_s or float(model.opt.timestep) != contract.physics_dt_s:
+        raise RobotrlError(
+            f"the control rate does not fit: task {name} runs at {1 / task.control_dt_s:g} Hz with physics "
+            f"steps of {model.opt.timestep:g} s, the contract says {contract.control_hz:g} Hz and "
+            f"{contract.physics_dt_s:g} s"
+        )
+    if model_sha256(model) != contract.model_sha256:
+        hint = (
+            f" (compiled by MuJoCo {contract.mujoco_version}, this is {mujoco.__version__})"
+            if mujoco.__version__ != contract.mujoco_version
+            else ""
+        )
+        raise RobotrlError(
+            f"the model does not fit: task {name} now builds another model than the bundle's{hint}"
+        )
+    specs = task.specs(model)
+    groups = tuple(dict.fromkeys(term.group for term in contract.inputs))
+    unknown = [group for group in groups if group not in specs.observation]
+    if unknown or input_terms(specs, groups) != contract.inputs:
+        raise RobotrlError(
+            f"the inputs do not fit: task {name} now has other observation terms than the contract"
+        )
+    if output_terms(specs) != contract.outputs:
+        raise RobotrlError(
+            f"the outputs do not fit: task {name} now has other action terms than the contract"
+        )
+
+
+def _check_loop_arrays(loaded: Bundle) -> None:
+    contract = loaded.contract
+    for name, width in (
+        ("loop_observation", (contract.input_size,)),
+        ("loop_action", (len(contract.outputs),)),
+        ("loop_command", (len(contract.outputs),)),
+        ("loop_reward", ()),
+    ):
+        array = loaded.golden.get(name)
+        if array is None or array.shape[1:] != width or len(array) < LOOP_STEPS:
+            shape = "missing" if array is None else array.shape
+            raise RobotrlError(
+                f"{loaded.path / GOLDEN_FILE}: {name} is {shape}, needs {LOOP_STEPS} rows of {width}"
+            )
+
+
+def _recorded_env(task: Task, loaded: Bundle) -> VecEnv:
+    """Return one environment in the state from which the recorded segment starts."""
+    env = VecEnv(task, 1, num_threads=1)
+    env.reset()
+    try:
+        env.load_state_dict(loop_state(loaded.golden))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise RobotrlError(
+            f"{loaded.path / GOLDEN_FILE}: the recorded state does not load: {error}"
+        ) from error
+    return env
+
+
+def _groups(loaded: Bundle) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(term.group for term in loaded.contract.inputs))
+
+
+def _replay(task: Task, loaded: Bundle) -> Check:
+    """Feed the recorded actions to the rebuilt task and follow the recorded observations."""
+    env, groups = _recorded_env(task, loaded), _groups(loaded)
+    recorded = loaded.golden["loop_observation"]
+    agreed = 1
+    for command, expected in zip(loaded.golden["loop_command"][:-1], recorded[1:], strict=False):
+        obs = env.step(torch.from_numpy(command).unsqueeze(0)).obs
+        actual = torch.cat([obs[group] for group in groups], dim=-1).numpy()[0]
+        # written so that NaN ends the agreement
+        if not np.all(np.abs(actual - expected) <= _OBS_RTOL * np.maximum(1.0, np.abs(expected))):
+            break
+        agreed += 1
+    return Check(
+        "replay",
+        agreed >= REPLAY_STEPS,
+        f"the task shows the recorded observations for {agreed} of {len(recorded)} control steps "
+        f"(at least {REPLAY_STEPS} needed)",
+    )
+
+
+@torch.no_grad()
+def _closed_loop(task: Task, loaded: Bundle, policy: Policy | None) -> Check:
+    """Let the network drive the task and compare it with the training policy wherever it goes."""
+    env, groups, contract = _recorded_env(task, loaded), _groups(loaded), loaded.contract
+    physical = None if policy is None else PhysicalPolicy(_fitting(policy, loaded)).eval()
+    scale = np.array([term.scale for term in contract.outputs])
+    offset = np.array([term.offset for term in contract.outputs])
+    flat = loaded.golden["loop_observation"][0]
+    error, total, sound = 0.0, 0.0, True
+    for _ in range(LOOP_STEPS):
+        action = loaded(flat)
+        if physical is not None:
+            expected = physical(torch.from_numpy(flat).unsqueeze(0))[0].numpy()
+            error = float(np.maximum(error, action_error(contract, action, expected)))  # keeps NaN
+        command = (action.astype(np.float64) - offset) / scale
+        if not np.all(np.abs(action - offset) <= scale + contract.atol * np.maximum(1.0, scale)):
+            return Check("closed loop", False, f"the network commands {action.tolist()}, outside its limits")
+        step = env.step(torch.from_numpy(command).clamp(-1.0, 1.0).unsqueeze(0))
+        total += float(step.reward)
+        sound = sound and bool(step.valid.all())
+        flat = torch.cat([step.obs[group] for group in groups], dim=-1).numpy()[0]
+    recorded = float(loaded.golden["loop_reward"][:LOOP_STEPS].sum())
+    against = (
+        "no training policy given to compare with"
+        if policy is None
+        else f"max abs error {error:.2g} against the training policy"
+    )
+    return Check(
+        "closed loop",
+        sound and error <= contract.atol,
+        f"{LOOP_STEPS} control steps, {against}; return {total:.6g}, recorded {recorded:.6g} "
+        f"(difference {total - recorded:.2g})" + ("" if sound else "; the simulation diverged"),
+    )
+
+
+def _fitting(policy: Policy, loaded: Bundle) -> Policy:
+    contract = loaded.contract
+    if (
+        input_terms(policy.specs, policy.obs_groups) != contract.inputs
+        or output_terms(policy.specs) != contract.outputs
+    ):
+        raise UsageError(
+            f"{loaded.path} was not exported from this policy: other observation or action terms"
+        )
+    return policy
