@@ -17,6 +17,7 @@ class Algorithm(ABC):
 
     Attributes:
         config_class: dataclass of its hyperparameters.
+        loop: which training loop feeds it: "on_policy" or "off_policy".
         default_policy: policy class used when the user names none.
         default_num_envs: simulations used when the user gives no number.
         requires: capabilities the policy must have, checked at construction.
@@ -24,6 +25,7 @@ class Algorithm(ABC):
     """
 
     config_class: ClassVar[type]
+    loop: ClassVar[str]
     default_policy: ClassVar[type[Policy]]
     default_num_envs: ClassVar[int]
     requires: ClassVar[tuple[type, ...]] = ()

@@ -81,6 +81,7 @@ class SAC(Algorithm):
     """SAC with automatic temperature."""
 
     config_class: ClassVar[type] = SACConfig
+    loop: ClassVar[str] = "off_policy"
     default_policy: ClassVar[type[Policy]] = SquashedGaussianPolicy
     default_num_envs: ClassVar[int] = 64
     requires: ClassVar[tuple[type, ...]] = (HasReparameterizedSample,)

@@ -88,6 +88,7 @@ class PPO(Algorithm):
     """PPO with a separate critic, GAE and correct bootstrapping at truncation."""
 
     config_class: ClassVar[type] = PPOConfig
+    loop: ClassVar[str] = "on_policy"
     default_policy: ClassVar[type[Policy]] = GaussianPolicy
     default_num_envs: ClassVar[int] = 1024
     requires: ClassVar[tuple[type, ...]] = (HasDensity,)

@@ -1,0 +1,138 @@
+"""Evaluation: whole episodes on seeds of their own, with a bootstrap interval of the mean."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robotrl.core.errors import UsageError
+from robotrl.envs.vec_env import VecEnv
+from robotrl.policies.policy import Policy
+from robotrl.tasks.task import Task
+from robotrl.training.run_folder import RunFolder, write_json
+
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One episode per environment.
+
+    Attributes:
+        returns: (E,) undiscounted returns.
+        lengths: (E,) control steps.
+        terminated: (E,) whether the episode ended in a true end state.
+        valid: (E,) False where the simulation diverged; left out of the mean.
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    terminated: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Mean return of the valid episodes."""
+        return float(self.returns[self.valid].mean()) if self.valid.any() else float("nan")
+
+    def interval(self) -> tuple[float, float]:
+        """95 % percentile bootstrap interval of the mean (Efron 1979), same draws every time."""
+        returns = self.returns[self.valid]
+        if not len(returns):
+            return float("nan"), float("nan")
+        picks = np.random.default_rng(0).integers(len(returns), size=(_RESAMPLES, len(returns)))
+        low, high = np.percentile(returns[picks].mean(axis=1), [2.5, 97.5])
+        return float(low), float(high)
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy, task: Task, episodes: int, seed: int, num_threads: int | None = None
+) -> Evaluation:
+    """Run `episodes` whole episodes with the deterministic policy, one environment each.
+
+    One episode per environment, so that short episodes are not counted more often than long ones.
+    """
+    env = VecEnv(task, episodes, seed=seed, num_threads=num_threads)
+    obs = env.reset()
+    returns = torch.zeros(episodes, dtype=torch.float64)
+    lengths = torch.zeros(episodes, dtype=torch.int64)
+    terminated = torch.zeros(episodes, dtype=torch.bool)
+    valid = torch.ones(episodes, dtype=torch.bool)
+    running = torch.ones(episodes, dtype=torch.bool)
+    while bool(running.any()):
+        step = env.step(policy.act(obs, deterministic=True))
+        returns += torch.where(running, step.reward.double(), 0.0)
+        lengths += running
+        terminated |= running & step.terminated
+        valid &= step.valid | ~running
+        running &= ~step.done
+        obs = step.obs
+    return Evaluation(*(_numpy(t) for t in (returns, lengths, terminated, valid)))
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.numpy()
+
+
+def save_evaluation(folder: Path, evaluation: Evaluation, seed: int, env_steps: int) -> dict[str, Any]:
+    """Write `episodes.csv` and `summary.json`; return the summary."""
+    folder.mkdir(exist_ok=True)
+    episodes = folder / "episodes.csv"
+    aside = folder / ".episodes.csv.tmp"
+    with open(aside, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["episode", "return", "length", "terminated", "valid"])
+        columns = (evaluation.returns, evaluation.lengths, evaluation.terminated, evaluation.valid)
+        for i, (ret, length, terminated, valid) in enumerate(zip(*columns, strict=True)):
+            writer.writerow([i, repr(float(ret)), int(length), bool(terminated), bool(valid)])
+    os.replace(aside, episodes)
+    low, high = evaluation.interval()
+    summary = {
+        "mean": evaluation.mean,
+        "ci_low": low,
+        "ci_high": high,
+        "episodes": len(evaluation.returns),
+        "seed": seed,
+        "env_steps": env_steps,
+    }
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def evaluate_run(run: Path, episodes: int, seed: int, video: bool = False) -> dict[str, Any]:
+    """Evaluate the newest checkpoint of a run.
+
+    Args:
+        run: the run folder.
+        episodes: at least 1.
+        seed: of the evaluation environments.
+        video: also record one episode as `video.mp4` in the run folder.
+
+    Returns:
+        The summary, with the path of the per-episode CSV under "csv" and of the video under "video".
+    """
+    from robotrl.training.restore import load_policy_and_config
+
+    if episodes < 1:
+        raise UsageError(f"--episodes must be at least 1, got {episodes}")
+    folder = RunFolder(run)
+    policy, cfg = load_policy_and_config(run)
+    env_steps = int(folder.latest_checkpoint().stem.removeprefix("step_"))
+    result = evaluate(policy, cfg.task, episodes, seed, cfg.sim_threads)
+    summary = save_evaluation(folder.evaluation, result, seed, env_steps)
+    summary |= {"csv": str(folder.evaluation / "episodes.csv"), "video": None}
+    if video:
+        from robotrl.training.video import record_video
+
+        path = folder.path / "video.mp4"
+        record_video(policy, cfg.task, path, seed=seed)
+        summary["video"] = str(path)
+    return summary

@@ -1,0 +1,85 @@
+"""What the training loops share: counting steps, timing phases, episode statistics."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from robotrl.algorithms.algorithm import Algorithm
+from robotrl.envs.vec_env import VecEnv
+
+
+class Loop(ABC):
+    """Feeds one algorithm from one vectorised environment, an iteration at a time.
+
+    Attributes:
+        env_steps: control steps taken so far, summed over the environments.
+        phase_s: wall-clock seconds spent per phase: "simulation", "policy", "update".
+    """
+
+    default_torch_threads: ClassVar[int | None]
+
+    def __init__(self, env: VecEnv, algorithm: Algorithm, total_steps: int, torch_threads: int) -> None:
+        self.env = env
+        self.algorithm = algorithm
+        self.total_steps = total_steps
+        self.torch_threads = torch_threads
+        self.env_steps = 0
+        self.phase_s: dict[str, float] = defaultdict(float)
+        self.obs = env.reset()
+
+    @abstractmethod
+    def iterate(self) -> dict[str, float]:
+        """Collect and learn once; return the metrics of this iteration."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a phase."""
+        start = time.perf_counter()
+        yield
+        self.phase_s[name] += time.perf_counter() - start
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that continues bit for bit: environments, learner, counters."""
+        return {
+            "env": self.env.state_dict(),
+            "algorithm": self.algorithm.state_dict(),
+            "obs": self.obs,
+            "env_steps": self.env_steps,
+            "phase_s": dict(self.phase_s),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.env.load_state_dict(state["env"])
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.obs = state["obs"]
+        self.env_steps = state["env_steps"]
+        self.phase_s = defaultdict(float, state["phase_s"])
+
+
+class EpisodeStatistics:
+    """Means over the episodes that ended in one iteration."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, log: dict[str, Tensor]) -> None:
+        """Take the `Step.log` of one step."""
+        for name, values in log.items():
+            self._values[name].append(values)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of every statistic that was seen."""
+        return {
+            name: float(torch.cat(values).mean())
+            for name, values in self._values.items()
+            if not name.startswith("sim/")
+        }

@@ -1,0 +1,83 @@
+"""Metrics of a run, as CSV and for TensorBoard. Environment steps are the x axis, always.
+
+The vocabulary: `episode/return`, `episode/length`, `reward/<term>` (sum over an episode), `eval/return`,
+`loss/<name>`, `value/<name>`, `policy/<name>`, `time/env_steps_per_s`, `time/<phase>_s` (cumulative),
+`sim/diverged` (cumulative count).
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+_KEYS = ("env_steps", "wall_s")
+
+
+class MetricsLogger:
+    """Appends one row per call to a CSV file and to TensorBoard.
+
+    Args:
+        csv_path: created if missing; rows after `resume_from` are dropped, they will be made again.
+        tensorboard: folder of the event files.
+        resume_from: environment steps of the checkpoint that training continues from.
+    """
+
+    def __init__(self, csv_path: Path, tensorboard: Path, resume_from: int | None = None) -> None:
+        self._path = csv_path
+        self._columns: list[str] = list(_KEYS)
+        if csv_path.is_file():
+            rows = [row for row in read_metrics(csv_path) if row["env_steps"] <= (resume_from or 0)]
+            self._rewrite(rows)
+        else:
+            self._rewrite([])
+        self._writer = SummaryWriter(
+            str(tensorboard), purge_step=None if resume_from is None else resume_from + 1
+        )
+
+    def log(self, env_steps: int, wall_s: float, metrics: dict[str, float]) -> None:
+        """Append one row; metrics that are not given stay empty."""
+        row = {"env_steps": float(env_steps), "wall_s": wall_s, **metrics}
+        new = [name for name in row if name not in self._columns]
+        if new:
+            rows = read_metrics(self._path)
+            self._columns += new
+            self._rewrite(rows)
+        with open(self._path, "a", newline="") as file:
+            csv.writer(file).writerow(_cells(row, self._columns))
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, env_steps)
+
+    def close(self) -> None:
+        """Flush TensorBoard's file."""
+        self._writer.close()
+
+    def _rewrite(self, rows: list[dict[str, float]]) -> None:
+        for row in rows:
+            self._columns += [name for name in row if name not in self._columns]
+        aside = self._path.with_name(f".{self._path.name}.tmp")
+        with open(aside, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self._columns)
+            writer.writerows(_cells(row, self._columns) for row in rows)
+        os.replace(aside, self._path)
+
+
+def _cells(row: dict[str, float], columns: list[str]) -> list[str]:
+    return [_cell(name, row[name]) if name in row else "" for name in columns]
+
+
+def _cell(name: str, value: float) -> str:
+    return str(int(value)) if name == "env_steps" else f"{value:.6g}"
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read the rows of a metrics file; an empty cell is left out of its row."""
+    with open(path, newline="") as file:
+        return [
+            {name: float(cell) for name, cell in row.items() if name and cell}
+            for row in csv.DictReader(file)
+            if row["env_steps"]
+        ]

@@ -1,0 +1,45 @@
+"""The on-policy loop: T steps of N environments with the current policy, one update, forget."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from robotrl.algorithms.on_policy.ppo import PPO
+from robotrl.data.rollout import RolloutBuffer
+from robotrl.envs.vec_env import VecEnv
+from robotrl.training.loop import EpisodeStatistics, Loop
+
+
+class OnPolicyLoop(Loop):
+    """Collects rollouts with all CPUs in the physics, then updates with all CPUs in torch."""
+
+    default_torch_threads: ClassVar[int | None] = None
+
+    algorithm: PPO
+
+    def __init__(self, env: VecEnv, algorithm: PPO, total_steps: int, torch_threads: int) -> None:
+        super().__init__(env, algorithm, total_steps, torch_threads)
+        dims = {group: env.specs.obs_dim(group) for group in env.specs.observation}
+        self.buffer = RolloutBuffer(algorithm.config.num_steps, env.num_envs, dims, env.specs.action_dim)
+
+    def iterate(self) -> dict[str, float]:
+        """Collect one rollout and learn from it."""
+        statistics = EpisodeStatistics()
+        # torch's workers would spin beside the physics threads
+        torch.set_num_threads(1)
+        for _ in range(self.algorithm.config.num_steps):
+            with self.phase("policy"):
+                action, log_prob = self.algorithm.sample(self.obs)
+            with self.phase("simulation"):
+                step = self.env.step(self.algorithm.policy.to_bounds(action))
+            self.buffer.add(self.obs, action, log_prob, step)
+            statistics.add(step.log)
+            self.obs = step.obs
+            self.env_steps += self.env.num_envs
+        torch.set_num_threads(self.torch_threads)
+        with self.phase("update"):
+            progress = min(1.0, self.env_steps / self.total_steps)
+            metrics = self.algorithm.update(self.buffer.finish(self.obs), progress)
+        return statistics.means() | {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,83 @@
+"""The live line of a training run: steps, steps per second, return, time left."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from robotrl.core.config import TrainConfig
+
+
+class Progress:
+    """A progress bar on stderr; outside a terminal only the stages are printed, a line each."""
+
+    def __init__(self, config: TrainConfig, enabled: bool) -> None:
+        self._bar = RichProgress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[steps]}"),
+            TextColumn("[green]{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=Console(stderr=True),
+            disable=not enabled,
+            refresh_per_second=4,
+            speed_estimate_period=60.0,
+        )
+        self._total = config.total_steps
+        self._task = self._bar.add_task(
+            f"{config.task_name} · {config.algorithm_class.__name__}",
+            total=config.total_steps,
+            steps="",
+            figures="",
+        )
+        self._return: float | None = None
+        self._evaluation: float | None = None
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, env_steps: int, metrics: dict[str, float]) -> None:
+        """Show the figures of the last iteration."""
+        self._return = metrics.get("episode/return", self._return)
+        figures = [f"{_short(metrics['time/env_steps_per_s'])} steps/s"]
+        if self._return is not None:
+            figures.append(f"return {self._return:.1f}")
+        if self._evaluation is not None:
+            figures.append(f"eval {self._evaluation:.1f}")
+        self._bar.update(
+            self._task,
+            completed=min(env_steps, self._total),
+            steps=f"{_short(env_steps)}/{_short(self._total)}",
+            figures=" · ".join(figures),
+        )
+
+    def evaluated(self, mean: float) -> None:
+        """Remember the last evaluation's mean return."""
+        self._evaluation = mean
+
+    def stage(self, name: str) -> None:
+        """Name what happens after training."""
+        self._bar.update(self._task, description=name)
+
+
+def _short(count: float) -> str:
+    for limit, suffix in ((1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:.3g}{suffix}"
+    return f"{count:.0f}"

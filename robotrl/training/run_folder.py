@@ -1,0 +1,165 @@
+"""The folder of one run: what lies where, made once and never over another run's."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from robotrl import __version__
+from robotrl.core import checkpoint, config
+from robotrl.core.errors import RobotrlError, UsageError
+
+_REPORTED_PACKAGES = ("torch", "mujoco", "numpy", "gymnasium", "stable_baselines3")
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: an existing run.
+
+    Raises:
+        UsageError: there is no run at `path`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise UsageError(f"run folder {self.path} does not exist")
+        if not self.config_file.is_file():
+            raise UsageError(f"{self.path} is not a run folder: it has no config.yaml")
+
+    @classmethod
+    def create(cls, cfg: config.TrainConfig) -> RunFolder:
+        """Make `<runs_dir>/<task>/<algorithm>/<time>_s<seed>`, numbered where that name is taken."""
+        parent = Path(cfg.runs_dir) / cfg.task_name / cfg.algorithm_class.__name__.lower()
+        stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_s{cfg.seed}"
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = parent / (stem if number == 1 else f"{stem}_{number}")
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                number += 1
+        (path / "config.yaml").write_text(config.to_yaml(cfg))
+        (path / "checkpoints").mkdir()
+        write_json(path / "versions.json", versions())
+        return cls(path)
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One row per logged iteration."""
+        return self.path / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of the last evaluation."""
+        return self.path / "evaluation"
+
+    @property
+    def bundle(self) -> Path:
+        """The exported policy."""
+        return self.path / "bundle"
+
+    def config(self) -> config.TrainConfig:
+        """Read the resolved configuration."""
+        return config.from_yaml(self.config_file)
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("step_*.safetensors"))
+
+    def latest_checkpoint(self) -> Path:
+        """Return the newest checkpoint.
+
+        Raises:
+            RobotrlError: the run stopped before its first one.
+        """
+        found = self.checkpoints()
+        if not found:
+            raise RobotrlError(f"run {self.path} has no checkpoint yet: start the training again")
+        return found[-1]
+
+    def save_checkpoint(self, env_steps: int, tree: dict[str, Any], keep: int) -> Path:
+        """Write a checkpoint and remove all but the newest `keep`."""
+        path = self.path / "checkpoints" / f"step_{env_steps:012d}.safetensors"
+        checkpoint.save(path, tree)
+        for old in self.checkpoints()[:-keep]:
+            old.unlink()
+        return path
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON aside, then rename it into place."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def versions() -> dict[str, Any]:
+    """Return what the run depends on besides its configuration."""
+    packages = {}
+    for name in _REPORTED_PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "robotrl": __version__,
+        "python": platform.python_version(),
+        **packages,
+        **git_state(),
+        "machine": f"{platform.system()} {platform.machine()} {_cpu_model()}".strip(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Return the commit of the checkout the package runs from; empty outside a checkout."""
+
+    def git(*args: str) -> str:
+        folder = Path(__file__).resolve().parent
+        return subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {
+            "git_commit": git("rev-parse", "HEAD"),
+            "git_dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

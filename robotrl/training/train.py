@@ -1,0 +1,181 @@
+"""From a configuration to a run folder: train, evaluate, export, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robotrl.core import checkpoint
+from robotrl.core.config import TrainConfig
+from robotrl.core.errors import RobotrlError
+from robotrl.envs.vec_env import VecEnv
+from robotrl.export.bundle import export_policy
+from robotrl.export.verify import verify_bundle
+from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
+from robotrl.training.evaluation import evaluate, save_evaluation
+from robotrl.training.loop import Loop
+from robotrl.training.metrics import MetricsLogger
+from robotrl.training.off_policy import OffPolicyLoop
+from robotrl.training.on_policy import OnPolicyLoop
+from robotrl.training.progress import Progress
+from robotrl.training.report import write_report
+from robotrl.training.run_folder import RunFolder, write_json
+from robotrl.training.video import record_video
+
+LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPolicyLoop}
+
+
+class InterruptedRunError(RobotrlError):
+    """Ctrl-C: the run stopped cleanly with a checkpoint."""
+
+    exit_code = 130
+
+
+def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
+    """Train, evaluate, export and verify; return the run folder.
+
+    Raises:
+        UsageError: algorithm, policy and task do not fit each other.
+        InterruptedRunError: Ctrl-C; the run has a checkpoint to resume from.
+    """
+    loop = make_loop(config)
+    run = RunFolder.create(config)
+    return _run(run, config, loop, None, show_progress)
+
+
+def resume(path: Path, *, show_progress: bool = True) -> Path:
+    """Continue a run from its newest checkpoint, bit for bit as if it had not stopped.
+
+    Raises:
+        UsageError: `path` is not a run folder.
+        RobotrlError: it has no checkpoint, or a damaged one.
+    """
+    run = RunFolder(path)
+    config = run.config()
+    state = checkpoint.load(run.latest_checkpoint())
+    loop = make_loop(config)
+    try:
+        loop.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise RobotrlError(f"{run.latest_checkpoint()} does not fit {run.config_file}: {message}") from error
+    return _run(run, config, loop, state, show_progress)
+
+
+def make_loop(config: TrainConfig) -> Loop:
+    """Build environments, policy, algorithm and the loop that feeds it."""
+    loop_class = LOOPS[config.algorithm_class.loop]
+    cpus = len(os.sched_getaffinity(0))
+    torch_threads = config.torch_threads or loop_class.default_torch_threads or cpus
+    overlapped = loop_class is OffPolicyLoop
+    sim_threads = config.sim_threads or (max(1, cpus - torch_threads) if overlapped else cpus)
+    # three streams that must not follow each other: environments, weights and draws of the learner
+    env_seed, learner_seed = config.seed, config.seed + 2**32
+    env = VecEnv(config.task, config.num_envs, env_seed, sim_threads, stagger=True)
+    rng = torch.Generator().manual_seed(learner_seed)
+    policy = config.policy_class(env.specs, config.policy, rng)
+    algorithm = config.algorithm_class(env.specs, policy, config.algorithm, rng)
+    return loop_class(env, algorithm, config.total_steps, torch_threads)
+
+
+def _run(
+    run: RunFolder, config: TrainConfig, loop: Loop, state: dict[str, Any] | None, show_progress: bool
+) -> Path:
+    resumed_at = None if state is None else loop.env_steps
+    logger = MetricsLogger(run.metrics_file, run.tensorboard, resumed_at)
+    clock = Clock(0.0 if state is None else state["wall_s"])
+    with Progress(config, enabled=show_progress) as progress, stop_on_ctrl_c() as stop:
+        _train_loop(run, config, loop, logger, clock, progress, stop)
+        if stop.requested:
+            logger.close()
+            raise InterruptedRunError(
+                f"stopped at {loop.env_steps} steps; go on with: robotrl train --resume {run.path}"
+            )
+        progress.stage("evaluating")
+        clock.pause()
+        result = evaluate(
+            loop.algorithm.policy, config.task, config.eval_episodes, config.eval_seed, config.sim_threads
+        )
+        summary = save_evaluation(run.evaluation, result, config.eval_seed, loop.env_steps)
+        logger.log(loop.env_steps, clock.seconds, _evaluation_metrics(result))
+        logger.close()
+        if config.export:
+            progress.stage("exporting")
+            _export(run, config, loop, summary["mean"])
+        if config.video:
+            progress.stage("recording")
+            record_video(loop.algorithm.policy, config.task, run.path / "video.mp4", seed=config.eval_seed)
+    write_report(run.path)
+    return run.path
+
+
+def _train_loop(
+    run: RunFolder,
+    config: TrainConfig,
+    loop: Loop,
+    logger: MetricsLogger,
+    clock: Clock,
+    progress: Progress,
+    stop: StopFlag,
+) -> None:
+    next_checkpoint_s = clock.seconds + config.checkpoint_every_s
+    next_evaluation = _next_multiple(loop.env_steps, config.eval_every)
+    before = (loop.env_steps, clock.seconds)
+
+    def save() -> None:
+        tree = loop.state_dict() | {"wall_s": clock.seconds}
+        run.save_checkpoint(loop.env_steps, tree, config.keep_checkpoints)
+
+    while loop.env_steps < config.total_steps and not stop.requested:
+        metrics = loop.iterate()
+        steps, seconds = loop.env_steps, clock.seconds
+        metrics["time/env_steps_per_s"] = (steps - before[0]) / max(seconds - before[1], 1e-9)
+        before = (steps, seconds)
+        metrics |= {f"time/{name}_s": value for name, value in loop.phase_s.items()}
+        metrics["time/other_s"] = max(0.0, seconds - sum(loop.phase_s.values()))
+        if loop.env.num_diverged:
+            metrics["sim/diverged"] = float(loop.env.num_diverged)
+        if config.eval_every and steps >= next_evaluation and steps < config.total_steps:
+            clock.pause()
+            result = evaluate(
+                loop.algorithm.policy, config.task, config.eval_episodes, config.eval_seed, config.sim_threads
+            )
+            metrics |= _evaluation_metrics(result)
+            progress.evaluated(result.mean)
+            next_evaluation = _next_multiple(steps, config.eval_every)
+            clock.go()
+        logger.log(steps, seconds, metrics)
+        progress.update(steps, metrics)
+        if clock.seconds >= next_checkpoint_s:
+            save()
+            next_checkpoint_s = clock.seconds + config.checkpoint_every_s
+    save()
+
+
+def _export(run: RunFolder, config: TrainConfig, loop: Loop, return_mean: float) -> None:
+    provenance = {
+        "algorithm": config.algorithm_class.__name__,
+        "seed": config.seed,
+        "env_steps": loop.env_steps,
+        "return_mean": return_mean,
+        "task_name": config.task_name,
+    }
+    export_policy(loop.algorithm.policy, config.task, run.bundle, provenance=provenance)
+    checks = verify_bundle(run.bundle, loop.algorithm.policy)
+    write_json(run.bundle / "verification.json", [dataclasses.asdict(check) for check in checks])
+    failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
+    if failed:
+        raise RobotrlError(f"the exported bundle {run.bundle} failed its verification: {'; '.join(failed)}")
+
+
+def _evaluation_metrics(result: Any) -> dict[str, float]:
+    low, high = result.interval()
+    return {"eval/return": result.mean, "eval/return_low": low, "eval/return_high": high}
+
+
+def _next_multiple(steps: int, every: int) -> int:
+    return (steps // every + 1) * every if every else 0
