@@ -18,6 +18,9 @@ from robotrl.sim.sim import Stage
 # MuJoCo treats |x| above this as a diverged simulation (mjMAXVAL)
 _MAX_ABS_STATE = 1e10
 
+# outputs are read-only arrays; torch has no read-only tensors and warns
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
 _KINDS = {
     "joint": "njnt",
     "body": "nbody",
@@ -97,7 +100,7 @@ class BatchSim:
         found = self._data.get(field)
         if found is None:
             try:
-                found = _as_tensor(self.batch.bind(field))
+                found = torch.from_numpy(self.batch.bind(field))
             except (ValueError, AttributeError) as error:
                 raise UsageError(str(error)) from error
             self._data[field] = found
@@ -115,7 +118,7 @@ class BatchSim:
         found = self._params.get(field)
         if found is None:
             try:
-                found = _as_tensor(self.batch.expand(field))
+                found = torch.from_numpy(self.batch.expand(field))
             except ValueError as error:
                 raise UsageError(str(error)) from error
             self._params[field] = found
@@ -222,14 +225,14 @@ class BatchSim:
         if self.stage is not Stage.NONE:
             self.batch.forward(stage=self.stage.value)
         for name, values in state["outputs"].items():
-            _as_tensor(self.batch.bind(name)).copy_(values)
+            torch.from_numpy(self.batch.bind(name)).copy_(values)
         self.batch.warning[...] = state["warning"].numpy()
         self._raised[...] = state["raised"].numpy()
 
     def _expanded(self) -> dict[str, Tensor]:
         """Return the MjModel fields that differ between simulations, derived constants included."""
         values = {name: self.batch.expanded(name) for name in sorted(mujoco_batch.MODEL_FIELDS)}
-        return {name: _as_tensor(array) for name, array in values.items() if array is not None}
+        return {name: torch.from_numpy(array) for name, array in values.items() if array is not None}
 
 
 class NamedView:
@@ -253,19 +256,12 @@ class NamedView:
         if attribute.startswith("_"):
             raise AttributeError(attribute)
         try:
-            tensor = _as_tensor(getattr(self._view, attribute))
+            tensor = torch.from_numpy(getattr(self._view, attribute))
         except AttributeError as error:
             raise UsageError(f"{self._view.name!r}: {error}") from error
         if hasattr(self._template, attribute):
             setattr(self, attribute, tensor)
         return tensor
-
-
-def _as_tensor(values: np.ndarray) -> Tensor:
-    with warnings.catch_warnings():
-        # outputs are read-only arrays; torch has no read-only tensors and warns
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(values)
 
 
 def _to_numpy(ids: Tensor | None) -> np.ndarray | None:

@@ -11,11 +11,12 @@ import math
 import torch
 from torch import Tensor
 
+from robotrl.core.errors import unknown_name
+
 
 def gaussian(x: Tensor, value_at_1: float) -> Tensor:
-    """exp(-x^2 s^2 / 2) with s such that it is `value_at_1` at x = 1."""
-    scale = math.sqrt(-2.0 * math.log(value_at_1))
-    return torch.exp(-0.5 * (x * scale) ** 2)
+    """exp(-x^2 s) with s such that it is `value_at_1` at x = 1."""
+    return torch.exp(x.square() * math.log(value_at_1))
 
 
 def hyperbolic(x: Tensor, value_at_1: float) -> Tensor:
@@ -24,20 +25,18 @@ def hyperbolic(x: Tensor, value_at_1: float) -> Tensor:
 
 
 def long_tail(x: Tensor, value_at_1: float) -> Tensor:
-    """1 / (1 + x^2 s^2) with s such that it is `value_at_1` at x = 1."""
-    return 1.0 / ((x * math.sqrt(1.0 / value_at_1 - 1.0)) ** 2 + 1.0)
+    """1 / (1 + x^2 s) with s such that it is `value_at_1` at x = 1."""
+    return 1.0 / (1.0 + x.square() * (1.0 / value_at_1 - 1.0))
 
 
 def linear(x: Tensor, value_at_1: float) -> Tensor:
-    """1 - x s, cut at 0, with s such that it is `value_at_1` at x = 1."""
-    scaled = x * (1.0 - value_at_1)
-    return torch.where(scaled.abs() < 1.0, 1.0 - scaled, torch.zeros_like(x))
+    """1 - x s for x >= 0, cut at 0, with s such that it is `value_at_1` at x = 1."""
+    return (1.0 - x * (1.0 - value_at_1)).clamp(min=0.0)
 
 
 def quadratic(x: Tensor, value_at_1: float) -> Tensor:
-    """1 - x^2 s^2, cut at 0, with s such that it is `value_at_1` at x = 1."""
-    scaled = x * math.sqrt(1.0 - value_at_1)
-    return torch.where(scaled.abs() < 1.0, 1.0 - scaled**2, torch.zeros_like(x))
+    """1 - x^2 s, cut at 0, with s such that it is `value_at_1` at x = 1."""
+    return (1.0 - x.square() * (1.0 - value_at_1)).clamp(min=0.0)
 
 
 SIGMOIDS = {
@@ -64,12 +63,20 @@ def tolerance(
         margin: in the unit of `x`; 0 makes a hard indicator.
         sigmoid: one of `SIGMOIDS`, the shape of the fall.
         value_at_margin: in (0, 1), or [0, 1) for "linear" and "quadratic".
+
+    Raises:
+        ValueError: the bounds are crossed or the margin is negative.
+        UsageError: there is no such sigmoid.
     """
     lower, upper = bounds
     if lower > upper:
         raise ValueError(f"lower bound {lower} is above upper bound {upper}")
-    inside = (x >= lower) & (x <= upper)
-    if not isinstance(margin, Tensor) and margin == 0.0:
-        return inside.to(x.dtype)
-    distance = torch.where(x < lower, lower - x, x - upper) / margin
-    return torch.where(inside, torch.ones_like(x), SIGMOIDS[sigmoid](distance, value_at_margin))
+    if sigmoid not in SIGMOIDS:
+        raise unknown_name("sigmoid", sigmoid, SIGMOIDS)
+    if not isinstance(margin, Tensor) and margin <= 0.0:
+        if margin < 0.0:
+            raise ValueError(f"margin must be 0 or above, got {margin}")
+        return ((x >= lower) & (x <= upper)).to(x.dtype)
+    # every sigmoid is 1 at 0, so inside the bounds needs no case of its own
+    outside = torch.maximum(lower - x, x - upper).clamp(min=0.0)
+    return SIGMOIDS[sigmoid](outside / margin, value_at_margin)
