@@ -18,7 +18,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-import robotrl
+from robotrl import __version__
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.contract import CONTRACT_FILE, FILES, GOLDEN_FILE, POLICY_FILE, SCHEMA, Contract
@@ -35,6 +35,8 @@ from robotrl.policies.policy import Policy
 from robotrl.tasks.task import Task
 
 ATOL = 1e-5
+# what a verification may leave in the folder; it is void once the bundle is replaced
+VERIFICATION_FILE = "verification.json"
 
 
 def export_policy(
@@ -43,7 +45,6 @@ def export_policy(
     out: Path,
     *,
     provenance: Mapping[str, Any],
-    task_name: str | None = None,
     allow_simulation_only: bool = False,
 ) -> Path:
     """Write the bundle of a policy into folder `out`, complete and checked or not at all.
@@ -55,8 +56,7 @@ def export_policy(
         policy: what to export; it is not changed.
         task: what it was trained in.
         out: the folder to make.
-        provenance: plain data about the training (algorithm, seed, environment steps, return).
-        task_name: for people; the task class's name by default.
+        provenance: plain data about the training (algorithm, seed, env_steps, return_mean, task_name).
         allow_simulation_only: export although the policy needs what no robot can measure.
 
     Returns:
@@ -76,14 +76,14 @@ def export_policy(
     inputs = input_terms(policy.specs, policy.obs_groups)
     if not allow_simulation_only:
         refuse_simulation_only(inputs)
-    section = describe_task(task, task_name or type(task).__name__)
+    section = describe_task(task, str(provenance.get("task_name") or type(task).__name__))
     policy = copy.deepcopy(policy).cpu().eval()
     golden = io.BytesIO()
     np.savez_compressed(golden, **record(policy, task))  # type: ignore[arg-type]
     contract = Contract(
         schema=SCHEMA,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        robotrl_version=robotrl.__version__,
+        robotrl_version=__version__,
         git_commit=_git_commit(),
         mujoco_version=mujoco.__version__,
         task=section,
@@ -121,7 +121,7 @@ def _refuse_foreign(out: Path) -> None:
     names = {entry.name for entry in out.iterdir()}
     if not names:
         return
-    foreign = sorted(names - set(FILES))
+    foreign = sorted(names - {*FILES, VERIFICATION_FILE})
     if foreign:
         raise UsageError(
             f"{out} contains {foreign[0]!r}, which is not part of a bundle: choose another place"
@@ -165,7 +165,7 @@ def _write_folder(out: Path, parts: Mapping[str, bytes], check: Callable[[Path],
 
 def _git_commit() -> str | None:
     """Return the commit of the checkout robotrl runs from, None where it is installed as a package."""
-    root = Path(robotrl.__file__).parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

@@ -78,7 +78,7 @@ def describe_task(task: Task, name: str) -> dict[str, Any]:
     target = path_of(type(task))
     if not dataclasses.is_dataclass(task):
         raise RobotrlError(f"task {target} is not a dataclass: its options cannot be written down")
-    section = {"name": name, "_target_": target, "options": plain(task)}
+    section = {"name": name, "_target_": target, "options": _json_numbers(plain(task))}
     if rebuild_task(section) != task:
         raise RobotrlError(f"task {target} does not come back equal from its options {section['options']}")
     return section
@@ -100,3 +100,12 @@ def rebuild_task(section: dict[str, Any]) -> Task:
     if not isinstance(task, Task):
         raise RobotrlError(f"the bundle's task {section['_target_']} is not a robotrl task")
     return task
+
+
+def _json_numbers(value: Any) -> Any:
+    """Spell infinite numbers, which JSON has not, as text; `rebuild_task` reads it back."""
+    if isinstance(value, dict):
+        return {key: _json_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json_numbers(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
