@@ -44,6 +44,7 @@ class Playback:
         self.env = VecEnv(task, 1, seed)
         self.episode = 0
         self.last_return: float | None = None
+        self.reward_terms: dict[str, float] = {}
         self.restart()
 
     @property
@@ -80,4 +81,4 @@ class Playback:
         self.episode += 1
         self._steps = 0
         self.episode_return = 0.0
-        self.reward_terms: dict[str, float] = {}
+        self.reward_terms = {}

@@ -1,0 +1,144 @@
+"""Watch a trained controller: in a window, in the browser, or as a video."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.types import Obs
+from robotrl.deploy.bundle import Bundle
+from robotrl.deploy.contract import CONTRACT_FILE
+from robotrl.export.description import input_terms, output_terms, rebuild_task
+from robotrl.sim.rendering import has_screen
+from robotrl.tasks.task import Task
+from robotrl.training.playback import Act, Playback, deterministic
+from robotrl.training.restore import load_policy_and_config
+from robotrl.training.video import check_video_path, record_video
+from robotrl.training.web_viewer import WebViewer
+
+
+def play(
+    path: Path,
+    video: Path | None = None,
+    seed: int = 0,
+    port: int = 8000,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Show the controller of a run or a bundle until the user stops it.
+
+    In a window where there is a screen, else in the browser on 127.0.0.1.
+
+    Args:
+        path: a run folder or a bundle.
+        video: write the first episode to this new MP4 file instead.
+        seed: of the initial states.
+        port: of the browser's viewer.
+        announce: told what to open, or what was written.
+
+    Raises:
+        UsageError: `path` is neither a run nor a bundle, `video` exists, the port is taken.
+        RobotrlError: the run or bundle is damaged, or nothing can be drawn.
+    """
+    if video is not None:
+        check_video_path(video)
+        if video.exists():
+            raise UsageError(f"{video} exists: give another name or remove it")
+    act, task, task_name = load_controller(Path(path))
+    if video is not None:
+        record_video(act, task, video, seed=seed, task_name=task_name)
+        announce(f"wrote {video}")
+        return
+    playback = Playback(act, task, task_name, seed)
+    try:
+        if _can_open_window():
+            announce("close the window to end")
+            show_in_window(playback)
+        else:
+            show_in_browser(playback, port, announce)
+    except KeyboardInterrupt:
+        announce("stopped")
+
+
+def load_controller(path: Path) -> tuple[Act, Task, str]:
+    """Return what acts, its task and the task's name.
+
+    Raises:
+        UsageError: `path` is neither a run folder nor a bundle.
+        RobotrlError: it is damaged.
+    """
+    if (path / "config.yaml").is_file():
+        policy, config = load_policy_and_config(path)
+        return deterministic(policy), config.task, config.task_name
+    if (path / CONTRACT_FILE).is_file():
+        bundle = Bundle.load(path)
+        task = rebuild_task(bundle.contract.task)
+        return bundle_controller(bundle, task), task, str(bundle.contract.task["name"])
+    what = "has neither config.yaml nor contract.json" if path.exists() else "does not exist"
+    raise UsageError(f"{path} {what}: give the folder of a run or of a bundle")
+
+
+def bundle_controller(bundle: Bundle, task: Task) -> Act:
+    """Feed a bundle with raw observations and map its commands back to [-1, 1].
+
+    Raises:
+        RobotrlError: the task's terms are not those of the bundle.
+    """
+    contract = bundle.contract
+    specs = task.specs(task.build_model())
+    groups = tuple(dict.fromkeys(term.group for term in contract.inputs))
+    known = all(group in specs.observation for group in groups)
+    if not known or input_terms(specs, groups) != contract.inputs or output_terms(specs) != contract.outputs:
+        raise RobotrlError(f"{bundle.path}: its task now has other terms than the bundle; export it again")
+    scale = np.array([term.scale for term in contract.outputs])
+    offset = np.array([term.offset for term in contract.outputs])
+    tolerance = contract.atol * np.maximum(1.0, 1.0 / scale)
+
+    def act(obs: Obs) -> Tensor:
+        flat = torch.cat([obs[group] for group in groups], dim=-1).numpy()
+        action = (bundle(flat).astype(np.float64) - offset) / scale
+        if not (np.abs(action) <= 1.0 + tolerance).all():
+            raise RobotrlError(f"{bundle.path} commands {action[0].tolist()}, outside its limits")
+        return torch.from_numpy(action.clip(-1.0, 1.0))  # float32 rounding only, see above
+
+    return act
+
+
+def show_in_browser(playback: Playback, port: int, announce: Callable[[str], None]) -> None:
+    """Serve the viewer until Ctrl-C."""
+    with WebViewer(playback, port) as viewer:
+        announce(f"open {viewer.address} in a browser; Ctrl-C ends")
+        viewer.run()
+
+
+def show_in_window(playback: Playback) -> None:
+    """Play in MuJoCo's own viewer, in real time, until its window is closed."""
+    import mujoco.viewer
+
+    batch = playback.env.sim.batch
+    model = batch.get_model(0)
+    data = batch.get_data(0)
+    with mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False) as viewer:
+        due = time.monotonic()
+        while viewer.is_running():
+            playback.advance()
+            with viewer.lock():
+                batch.get_model(0, model)
+                batch.get_data(0, data)
+                mujoco.mj_forward(model, data)
+            viewer.sync()
+            # a machine too slow for real time shows slow motion instead of falling behind
+            due = max(due + playback.dt_s, time.monotonic() - 0.25)
+            time.sleep(max(due - time.monotonic(), 0.0))
+
+
+def _can_open_window() -> bool:
+    # on macOS only MuJoCo's `mjpython` may open windows, and says so in this variable
+    return has_screen() and (sys.platform != "darwin" or "MJPYTHON_BIN" in os.environ)
