@@ -18,8 +18,10 @@ from robotrl.sim.sim import Stage
 # MuJoCo treats |x| above this as a diverged simulation (mjMAXVAL)
 _MAX_ABS_STATE = 1e10
 
-# outputs are read-only arrays; torch has no read-only tensors and warns
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+with warnings.catch_warnings():
+    # outputs are read-only arrays; torch has no read-only tensors and says so once per process: here
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.frombuffer(bytes(1), dtype=np.uint8))
 
 _KINDS = {
     "joint": "njnt",
@@ -102,7 +104,7 @@ class BatchSim:
             try:
                 found = torch.from_numpy(self.batch.bind(field))
             except (ValueError, AttributeError) as error:
-                raise UsageError(str(error)) from error
+                raise _as_usage_error(error) from error
             self._data[field] = found
         return found
 
@@ -120,7 +122,7 @@ class BatchSim:
             try:
                 found = torch.from_numpy(self.batch.expand(field))
             except ValueError as error:
-                raise UsageError(str(error)) from error
+                raise _as_usage_error(error) from error
             self._params[field] = found
         return found
 
@@ -218,7 +220,7 @@ class BatchSim:
             )
         for name in self._expanded().keys() - state["params"].keys():
             owner, field = (self.model.opt, name[4:]) if name.startswith("opt.") else (self.model, name)
-            self.param(name).copy_(torch.as_tensor(getattr(owner, field)))
+            self.param(name).copy_(torch.from_numpy(np.asarray(getattr(owner, field))))
         for name, values in state["params"].items():
             self.param(name).copy_(values)
         self.batch.state[...] = state["state"].numpy()
@@ -262,6 +264,10 @@ class NamedView:
         if hasattr(self._template, attribute):
             setattr(self, attribute, tensor)
         return tensor
+
+
+def _as_usage_error(error: Exception) -> UsageError:
+    return UsageError(str(error).replace("use expand(", "use param(").replace("use bind(", "use data("))
 
 
 def _to_numpy(ids: Tensor | None) -> np.ndarray | None:
