@@ -19,6 +19,7 @@ from typing import NoReturn
 import robotrl
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 
+_INTERRUPTED = 130
 _KINDS = {"tasks": "task", "algorithms": "algorithm", "policies": "policy", "recipes": "recipe"}
 
 _HELP = """\
@@ -136,7 +137,31 @@ What to train is said by key=value words; later ones win:
 
 
 def _summarize(runs: Sequence[Path]) -> None:
-    raise NotImplementedError
+    from robotrl.training.run_folder import RunFolder
+
+    rows = []
+    for run in map(RunFolder, runs):
+        config = run.config()
+        scores = json.loads((run.evaluation / "summary.json").read_text())
+        target = "-"
+        if config.target_return is not None:
+            reached = scores["mean"] >= config.target_return
+            target = f"{config.target_return:g} {'reached' if reached else 'NOT reached'}"
+        rows.append(
+            (
+                config.task_name,
+                config.algorithm_class.__name__,
+                str(config.seed),
+                f"{scores['env_steps']:,}",
+                f"{scores['mean']:.1f}",
+                f"{scores['ci_low']:.1f} to {scores['ci_high']:.1f}",
+                target,
+                "verified" if config.export else "-",
+            )
+        )
+    _table(["task", "algorithm", "seed", "steps", "return", "95 % interval", "target", "bundle"], rows)
+    for path in runs:
+        print(f"run folder: {path}")
 
 
 def _evaluate(words: Sequence[str]) -> None:
@@ -179,7 +204,7 @@ def _export(words: Sequence[str]) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder to create (default: inside the run)")
     args = parser.parse_args(words)
-    from robotrl.export.bundle import export_run
+    from robotrl.training.exporting import export_run
 
     print(export_run(args.run, args.out))
 
@@ -298,9 +323,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         _run([word for word in words if word != "--debug"])
+        sys.stdout.flush()  # here a full disk or a closed pipe can still be reported
     except KeyboardInterrupt:
         print("robotrl: interrupted", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         # the reader of our output is gone: nothing is left to be said, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -309,6 +335,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         message, code = _explain(error)
-        print(f"robotrl: error: {message}", file=sys.stderr)
+        print(f"robotrl: {message if code == _INTERRUPTED else f'error: {message}'}", file=sys.stderr)
         return code
     return 0

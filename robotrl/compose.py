@@ -89,7 +89,9 @@ def _plain_errors() -> Iterator[None]:
         yield
     except MissingConfigException as error:
         group, _, name = (error.missing_cfg_file or "").partition("/")
-        raise unknown_name(group, name, error.options or []) from error
+        unknown = unknown_name(group, name, error.options or available(group))
+        more = "" if "(did you mean" in str(unknown) else "; see `robotrl list`"
+        raise UsageError(f"{unknown}{more}") from error
     except OverrideParseException as error:
         raise UsageError(
             f"cannot read {_unforced(error.override)!r}: expected key=value; quote a value with special "
@@ -101,6 +103,8 @@ def _plain_errors() -> Iterator[None]:
             word = _unforced(message.split("'", 1)[1].rstrip("'"))
             key, _, several = word.partition("=")
             message = f"{word} gives several values: add --multirun to train each, or write {key}=[{several}]"
+        if message.startswith("Config group override"):
+            message = f"{', '.join(GROUPS)} each take one NAME (see `robotrl list`)"
         raise UsageError(message) from error
 
 

@@ -1,0 +1,289 @@
+"""The command line: what it prints, what it refuses, and how it says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from robotrl.cli import main
+from robotrl.core.catalog import available
+from robotrl.core.config import from_yaml
+
+ROBOTRL = [sys.executable, "-c", "import sys; from robotrl.cli import main; sys.exit(main())"]
+SMALL = [
+    "task=pendulum_swingup",
+    "algorithm=ppo",
+    "task.episode_length_s=0.4",
+    "eval_episodes=2",
+    "num_envs=4",
+]
+SMALL += ["total_steps=128", "algorithm.num_steps=16", "algorithm.minibatch_size=32", "algorithm.hidden=[8]"]
+SMALL += ["policy.hidden=[8]"]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs in an empty folder, so that no run lands in the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its bundle."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(["train", *SMALL, f"runs_dir={folder}"]) == 0
+    (config,) = folder.rglob("config.yaml")
+    return config.parent
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("robotrl: error: ")
+    return lines[0].removeprefix("robotrl: error: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("trian", "unknown command 'trian' (did you mean 'train'?)"),
+        ("list task", "unknown list 'task' (did you mean 'tasks'?)"),
+        ("list", "the following arguments are required"),
+        ("list tasks --jsn", "unrecognized arguments: --jsn (see `robotrl list --help`)"),
+        ("train", "no task given: add task=NAME"),
+        ("train task=walker_walk", "no algorithm given: add algorithm=NAME"),
+        (
+            "train quickstart",
+            "cannot read 'quickstart': expected key=value (did you mean recipe=quickstart?)",
+        ),
+        ("train walker_walk algorithm=ppo", "(did you mean task=walker_walk?)"),
+        ("train task=walker_wlk algorithm=ppo", "unknown task 'walker_wlk' (did you mean 'walker_walk'?)"),
+        ("train task=walker_walk algorithm=pppo", "unknown algorithm 'pppo' (did you mean 'ppo'?)"),
+        ("train recipe=quickstrat", "unknown recipe 'quickstrat' (did you mean 'quickstart'?)"),
+        ("train recipe=quickstart policy=gausian", "unknown policy 'gausian' (did you mean 'gaussian'?)"),
+        ("train recipe=quickstart algorithm.lerning_rate=1", "(did you mean 'learning_rate'?)"),
+        ("train recipe=quickstart total_steps=abc", "total_steps: expected int, got 'abc'"),
+        ("train recipe=quickstart algorithm.gamma=1.5", "algorithm: gamma must be in [0, 1), got 1.5"),
+        ("train recipe=quickstart seed=1,2", "seed=1,2 gives several values: add --multirun"),
+        ("train recipe=quickstart seed=1,-2 --multirun", "seed must be at least 0, got -2"),
+        ("train recipe=quickstart seed=[", "cannot read 'seed=['"),
+        ("train recipe=quickstart --resume x", "--resume continues a run with its own configuration"),
+        ("train --resume x", "run folder x does not exist"),
+        ("train task._target_=mine.Task algorithm=ppo", "task target 'mine.Task': there is no module 'mine'"),
+        ("evaluate", "the following arguments are required: RUN"),
+        ("evaluate x", "run folder x does not exist"),
+        ("evaluate x --episodes 0", "--episodes must be at least 1, got 0"),
+        ("evaluate x --episodes two", "argument --episodes: invalid int value: 'two'"),
+        ("export x", "run folder x does not exist"),
+        ("play x", "x does not exist"),
+        ("play x --port 70000", "--port must be in 0 to 65535, got 70000"),
+        ("report x", "run folder x does not exist"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    command: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(command.split()) == 2
+    assert message in error_line(capsys)
+    assert list(tmp_path.iterdir()) == [], "something was written"
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--debug", "recipe=nope"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert err.splitlines()[-1].startswith("robotrl: error: unknown recipe 'nope'")
+
+
+def test_unexpected_errors_are_one_line_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken_task.py").write_text("raise ArithmeticError('two\\nlines')\n")
+    assert main(["train", "task._target_=broken_task.Task", "algorithm=ppo"]) == 1
+    assert error_line(capsys) == "ArithmeticError: two lines (run with --debug for the traceback)"
+
+
+@pytest.mark.parametrize("kind", ["tasks", "algorithms", "policies", "recipes"])
+def test_list(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = available({"policies": "policy"}.get(kind, kind[:-1]))
+    assert main(["list", kind, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {entry["name"]: entry["description"] for entry in listed} == entries
+    assert main(["list", kind]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table and text in table for name, text in entries.items())
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("robotrl ")
+    assert main([]) == main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for command in ("list", "train", "evaluate", "export", "verify", "play", "report"):
+        assert f"\n  {command} " in overview
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+        assert f"examples:\n  robotrl {command} " in capsys.readouterr().out
+
+
+def test_cfg_prints_what_a_run_would_save(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["train", "task=walker_walk", "--cfg", "algorithm=ppo", "seed=5", "algorithm.hidden=[3]"]
+    assert main(words) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    config = from_yaml(tmp_path / "printed.yaml")
+    assert (config.task_name, config.seed, config.algorithm.hidden) == ("walker_walk", 5, [3])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_summarises_and_keeps_what_it_made(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = from_yaml(trained / "config.yaml")
+    assert (config.task_name, config.total_steps, config.policy.hidden) == ("pendulum_swingup", 128, [8])
+    assert (trained / "report.html").is_file()
+    assert main(["verify", str(trained / "bundle")]) == 0
+    assert "FAILED" not in capsys.readouterr().out
+
+
+def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--episodes", "3", "--seed", "9"]) == 0
+    out = capsys.readouterr().out
+    assert "95 % interval" in out and "episodes.csv" in out
+    rows = (run / "evaluation" / "episodes.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3
+
+
+def test_export_elsewhere_and_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    assert (tmp_path / "out" / "policy.onnx").is_file()
+    (run / "report.html").unlink()
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+
+
+def test_multirun_trains_every_combination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *SMALL, "export=false", "seed=3,4", "--multirun"]) == 0
+    folders = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines() if "run folder" in line]
+    configs = [from_yaml(Path(folder) / "config.yaml") for folder in folders]
+    assert [config.seed for config in configs] == [3, 4]
+
+
+def test_model_that_does_not_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.xml"
+    bad.write_text("<mujoco><worldbody><geom type='sphere'/></worldbody></mujoco>")
+    assert main(["train", *SMALL, f"task.mjcf={bad}"]) == 1
+    line = error_line(capsys)
+    assert f"model file {bad} does not compile: " in line and "size" in line
+    assert main(["train", *SMALL, "task.mjcf=none.xml"]) == 1
+    assert "model file none.xml does not exist" in error_line(capsys)
+    assert list(tmp_path.iterdir()) == [bad], "a run folder was made"
+
+
+def checkpoint_of(run: Path) -> Path:
+    (file,) = (run / "checkpoints").iterdir()
+    return file
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "play", "train --resume"])
+def test_damaged_and_foreign_checkpoints(run: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*command.split(), str(run)] + (["--out", "new"] if command == "export" else [])
+    file = checkpoint_of(run)
+    whole = file.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"PK\x03\x04 a pickle of torch"):
+        file.write_bytes(content)
+        assert main(words) == 1
+        assert f"checkpoint {file} is damaged" in error_line(capsys)
+    save_file({}, file)
+    assert main(words) == 1
+    assert f"{file} is not a robotrl checkpoint" in error_line(capsys)
+    file.unlink()
+    assert main(words) == 1
+    assert "has no checkpoint yet" in error_line(capsys)
+
+
+def test_damaged_run_configuration(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("gamma", "gama"))
+    assert main(["evaluate", str(run)]) == 1
+    assert "unknown key 'algorithm.gama' (did you mean 'gamma'?)" in error_line(capsys)
+    (run / "config.yaml").unlink()
+    assert main(["evaluate", str(run)]) == 2
+    assert "is not a run folder: it has no config.yaml" in error_line(capsys)
+
+
+@pytest.mark.parametrize("part", ["policy.onnx", "contract.json", "golden.npz"])
+def test_damaged_bundle(run: Path, part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run / "bundle" / part
+    file.write_bytes(file.read_bytes()[:-20])
+    assert main(["verify", str(run / "bundle")]) == 1
+    assert "bundle" in error_line(capsys)
+    file.unlink()
+    assert main(["verify", str(run / "bundle")]) == 1
+    assert part in error_line(capsys)
+
+
+def test_nothing_is_overwritten(trained: Path) -> None:
+    before = {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
+    assert main(["train", *SMALL, "export=false", f"runs_dir={trained.parents[2]}"]) == 0
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_full_disk_on_output() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*ROBOTRL, "list", "tasks"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("robotrl: error: disk full while writing")
+    assert "Traceback" not in done.stderr
+
+
+def test_full_disk_while_training(tmp_path: Path) -> None:
+    """On a real file system of 64 kB, where that can be mounted."""
+    inside = f'mount -t tmpfs -o size=64k tmpfs {tmp_path}/runs 2>/dev/null || exit 77; exec "$@"'
+    (tmp_path / "runs").mkdir()
+    train = ["train", *SMALL, "policy.hidden=[256,256]"]
+    command = ["unshare", "--mount", "sh", "-c", inside, "sh", *ROBOTRL, *train]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("this machine does not let us mount a small file system")
+    assert done.returncode == 1
+    assert "robotrl: error: " in done.stderr.splitlines()[-1]
+    assert "No space left" in done.stderr or "disk full" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_closed_pipe_is_silent() -> None:
+    command = " ".join([sys.executable, "-c", "'import sys; from robotrl.cli import main; sys.exit(main())'"])
+    done = subprocess.run(f"{command} list tasks | true", shell=True, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_ctrl_c_stops_with_a_checkpoint(tmp_path: Path) -> None:
+    words = [word for word in SMALL if "total_steps" not in word]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*ROBOTRL, "train", *words, "total_steps=100000000"]
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not any(file.read_text().count("\n") > 1 for file in tmp_path.glob("runs/*/*/*/metrics.csv")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    (run,) = tmp_path.glob("runs/*/*/*")
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.strip().endswith(f"robotrl train --resume {run.relative_to(tmp_path)}")
+    assert checkpoint_of(run).is_file()
