@@ -44,7 +44,10 @@ class Slider(Task):
     def observation_terms(self, model):
         return {
             "policy": (ObsTerm("x", 1, "m"), ObsTerm("v", 1, "m/s")),
-            "privileged": (ObsTerm("force", 1, "N", Source.SIMULATION),),
+            "privileged": (
+                ObsTerm("force", 1, "N", Source.SIMULATION),
+                ObsTerm("body_x", 1, "m", Source.SIMULATION),  # lags by a substep, current after a reset
+            ),
         }
 
     def reset(self, sim, ids, rng):
@@ -54,7 +57,7 @@ class Slider(Task):
     def observe(self, sim):
         return {
             "policy": {"x": sim.data("qpos")[:, 0], "v": sim.data("qvel")},
-            "privileged": {"force": sim.data("ctrl")},
+            "privileged": {"force": sim.data("ctrl"), "body_x": sim.named("body", "cart").xpos[:, 0]},
         }
 
     def reward_terms(self, sim, action):
@@ -62,6 +65,20 @@ class Slider(Task):
 
     def terminated(self, sim):
         return sim.data("qpos")[:, 0] > self.goal_m
+
+
+@dataclass
+class Moving(Slider):
+    """Rewards the distance of each step; never ends by itself."""
+
+    def before_step(self, sim):
+        self._before = sim.data("qpos")[:, 0].clone()
+
+    def reward_terms(self, sim, action):
+        return {"moved": sim.data("qpos")[:, 0] - self._before}
+
+    def terminated(self, sim):
+        return None
 
 
 @pytest.fixture
@@ -93,7 +110,8 @@ def test_one_step_by_hand(mjcf):
     for row, force_n in enumerate((3.0, -1.0)):
         x, v = by_hand(0.5, 0.0, force_n)
         assert step.obs["policy"][row].tolist() == pytest.approx([x, v], rel=1e-6)
-        assert step.obs["privileged"][row].tolist() == [force_n]
+        lagging = 0.5 + DT_S**2 * force_n / MASS_KG
+        assert step.obs["privileged"][row].tolist() == pytest.approx([force_n, lagging], rel=1e-6)
         assert float(step.reward[row]) == pytest.approx(x - 0.1 * force_n, rel=1e-6)
     assert step.reward.dtype == torch.float32
     assert step.final_obs is step.obs
@@ -122,9 +140,9 @@ def test_time_limit_keeps_the_true_successor_and_logs_the_episode(mjcf):
         assert step.truncated.tolist() == [index == 2] * 2
     assert not step.terminated.any()
     assert step.final_obs["policy"][0].tolist() == pytest.approx([x, v], rel=1e-6)
-    assert step.final_obs["privileged"].tolist() == [[3.0]] * 2
+    assert step.final_obs["privileged"][:, 0].tolist() == [3.0] * 2
     assert step.obs["policy"].tolist() == [[0.5, 0.0]] * 2
-    assert step.obs["privileged"].tolist() == [[0.0]] * 2
+    assert step.obs["privileged"].tolist() == [[0.0, 0.5]] * 2
     assert step.log["reward/position"].tolist() == pytest.approx([positions] * 2)
     assert step.log["reward/effort"].tolist() == pytest.approx([-0.9] * 2)
     assert step.log["episode/return"].tolist() == pytest.approx([positions - 0.9] * 2)
@@ -133,6 +151,22 @@ def test_time_limit_keeps_the_true_successor_and_logs_the_episode(mjcf):
     for _ in range(3):
         step = env.step(constant(env, 1.0))
     assert step.log["episode/return"].tolist() == pytest.approx([positions - 0.9] * 2)
+
+
+def test_reward_compares_with_the_state_before_the_physics(mjcf):
+    env = VecEnv(Moving(mjcf), 2, num_threads=1)
+    env.reset()
+    x, v = 0.5, 0.0
+    for _ in range(3):
+        before = x
+        x, v = by_hand(x, v, 3.0)
+        step = env.step(constant(env, 1.0))
+        assert step.reward.tolist() == pytest.approx([x - before] * 2, rel=1e-6)
+        assert not step.terminated.any()
+        step.terminated[:] = True  # it is the caller's to change
+    # a single term is the return itself
+    assert step.log.keys() == {"episode/return", "episode/length"}
+    assert step.log["episode/return"].tolist() == pytest.approx([x - 0.5] * 2)
 
 
 def test_termination_wins_over_the_time_limit_and_spares_the_others(mjcf):
@@ -205,6 +239,15 @@ def test_a_failure_in_the_last_step_of_an_episode_stays_out_of_the_statistics(mj
     assert env.step(constant(env, 0.0)).valid.all()
 
 
+def test_a_diverged_simulation_never_counts_as_terminated(mjcf):
+    env = VecEnv(Slider(mjcf, goal_m=-1.0), 2, num_threads=1)  # every state is an end state
+    env.reset()
+    env.sim.data("qpos")[0] = float("nan")
+    step = env.step(constant(env, 0.0))
+    assert step.terminated.tolist() == [False, True]
+    assert step.truncated.tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     ("action", "message"),
     [
@@ -275,22 +318,23 @@ def test_same_seed_same_bits_for_any_number_of_threads(mjcf):
 
 
 def test_resume_is_bit_exact_across_ends_of_episodes(mjcf):
-    task = Slider(mjcf, goal_m=0.62, spread_m=0.1)
+    # the goal takes about 10 steps, the time limit is 20
+    task = Slider(mjcf, goal_m=1.5, spread_m=0.1, episode_length_s=4.0)
     env = VecEnv(task, 5, seed=1, num_threads=1, stagger=True)
     env.reset()
-    run(env, 4, action_seed=0)
+    run(env, 2, action_seed=0)
     env.sim.data("qpos")[2] = float("nan")
     run(env, 1, action_seed=1)
     state = env.state_dict()
     resumed = VecEnv(task, 5, seed=99, num_threads=1)
     resumed.load_state_dict(state)
-    expected, again = run(env, 12, action_seed=2), run(resumed, 12, action_seed=2)
+    expected, again = run(env, 40, action_seed=2), run(resumed, 40, action_seed=2)
     assert equal(expected, again)
     assert resumed.num_diverged == env.num_diverged == 1
     # the saved state is a copy, not the running one
     third = VecEnv(task, 5, seed=7, num_threads=1)
     third.load_state_dict(state)
-    assert equal(run(third, 12, action_seed=2), expected)
+    assert equal(run(third, 40, action_seed=2), expected)
 
 
 def test_reset_starts_everything_anew(mjcf):
