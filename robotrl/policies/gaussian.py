@@ -114,6 +114,10 @@ class SquashedGaussianPolicy(StochasticPolicy):
         mean, log_std = self.net(features).chunk(2, dim=-1)
         return SquashedGaussian(mean, log_std.clamp(self.log_std_min, self.log_std_max))
 
+    def sample_with_log_prob(self, features: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Draw actions (B, A) and their log density (B,), differentiable in the network."""
+        return self.head(features).sample_with_log_prob(rng)
+
     def forward(self, flat: Tensor) -> Tensor:
         """Return tanh of the mean."""
         return torch.tanh(self.net(self.normalize(flat))[..., : self.action_dim])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.types import Obs, Specs
 from robotrl.networks.normalizer import RunningNormalizer
-from robotrl.policies.distributions import ActionDistribution, SquashedGaussian
+from robotrl.policies.distributions import ActionDistribution
 
 
 class Policy(nn.Module, ABC):
@@ -115,8 +115,8 @@ class HasDensity(Protocol):
 class HasReparameterizedSample(Protocol):
     """Capability: draws through which gradients flow, with their log density."""
 
-    def head(self, features: Tensor) -> SquashedGaussian:
-        """p(a | s) for normalised observations (B, D)."""
+    def sample_with_log_prob(self, features: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Draw (B, A) and (B,) for normalised observations (B, D)."""
         ...
 
 

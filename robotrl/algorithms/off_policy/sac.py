@@ -142,8 +142,8 @@ class SAC(Algorithm):
 
     def _update_critics(self, batch: Transitions) -> dict[str, Tensor]:
         with torch.no_grad():
-            next_pi = self.policy.head(self._policy_features(batch.next_obs))
-            next_action, next_log_prob = next_pi.sample_with_log_prob(self.rng)
+            next_features = self._policy_features(batch.next_obs)
+            next_action, next_log_prob = self.policy.sample_with_log_prob(next_features, self.rng)
             next_input = torch.cat([self._critic_features(batch.next_obs), next_action], dim=-1)
             next_q = self.target_critics(next_input).squeeze(-1).amin(0)
             soft_value = next_q - self.log_alpha.exp() * next_log_prob
@@ -156,7 +156,7 @@ class SAC(Algorithm):
         return {"loss/value": loss.detach(), "value/q": q.detach().mean()}
 
     def _update_policy(self, batch: Transitions) -> dict[str, Tensor]:
-        action, log_prob = self.policy.head(self._policy_features(batch.obs)).sample_with_log_prob(self.rng)
+        action, log_prob = self.policy.sample_with_log_prob(self._policy_features(batch.obs), self.rng)
         self.critics.requires_grad_(False)
         q = self.critics(torch.cat([self._critic_features(batch.obs), action], dim=-1)).squeeze(-1).amin(0)
         self.critics.requires_grad_(True)

@@ -1,0 +1,185 @@
+"""Replay by hand and SAC's update against a float64 reference built on torch.distributions."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from robotrl.algorithms.off_policy.sac import SAC, SACConfig
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.types import ActionTerm, ObsTerm, Specs, Step
+from robotrl.data.replay import ReplayBuffer, Transitions
+from robotrl.policies.gaussian import (
+    GaussianConfig,
+    GaussianPolicy,
+    SquashedGaussianConfig,
+    SquashedGaussianPolicy,
+)
+
+SPECS = Specs(
+    {"policy": (ObsTerm("x", 3, "m"),)},
+    (ActionTerm("a", "N", -1.0, 1.0), ActionTerm("b", "N", -2.0, 2.0)),
+    control_dt_s=0.02,
+)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def step_of(n: int, start: float, valid: list[bool] | None = None) -> tuple[dict, torch.Tensor, Step]:
+    """N transitions whose numbers say where they came from: reward = start + i."""
+    reward = start + torch.arange(n, dtype=torch.float32)
+    obs = {"policy": reward.unsqueeze(1).expand(n, 3).clone()}
+    final = {"policy": obs["policy"] + 0.5}
+    reset = {"policy": torch.full((n, 3), -99.0)}
+    ok = torch.tensor(valid) if valid else torch.ones(n, dtype=torch.bool)
+    done = torch.zeros(n, dtype=torch.bool)
+    return obs, torch.zeros(n, 2), Step(reset, reward, done, ~done, final, ok)
+
+
+def test_replay_wraps_around_and_forgets_the_oldest():
+    buffer = ReplayBuffer(5, {"policy": 3}, 2)
+    for start in (0.0, 3.0, 6.0):
+        buffer.add(*step_of(3, start))
+    assert buffer.size == 5
+    batch = buffer.sample(400, rng())
+    assert sorted(set(batch.reward.tolist())) == [4.0, 5.0, 6.0, 7.0, 8.0]
+    # the successor is the true one, never the observation after the reset
+    torch.testing.assert_close(batch.next_obs["policy"][:, 0], batch.reward + 0.5)
+    torch.testing.assert_close(batch.obs["policy"][:, 0], batch.reward)
+    assert not batch.terminated.any()  # truncated is not terminated
+
+
+def test_replay_refuses_failed_simulations():
+    buffer = ReplayBuffer(10, {"policy": 3}, 2)
+    buffer.add(*step_of(3, 0.0, valid=[True, False, True]))
+    assert buffer.size == 2
+    assert set(buffer.sample(50, rng()).reward.tolist()) == {0.0, 2.0}
+
+
+def test_replay_state_round_trip_and_size_check():
+    buffer = ReplayBuffer(5, {"policy": 3}, 2)
+    for start in (0.0, 3.0):
+        buffer.add(*step_of(3, start))
+    other = ReplayBuffer(5, {"policy": 3}, 2)
+    other.load_state_dict(buffer.state_dict())
+    for copy_ in (buffer, other):
+        copy_.add(*step_of(1, 50.0))
+    a, b = buffer.sample(64, rng(3)), other.sample(64, rng(3))
+    assert torch.equal(a.reward, b.reward) and torch.equal(a.next_obs["policy"], b.next_obs["policy"])
+    with pytest.raises(RobotrlError, match="replay_size is 3"):
+        ReplayBuffer(3, {"policy": 3}, 2).load_state_dict(buffer.state_dict())
+
+
+def sac(**config) -> SAC:
+    policy = SquashedGaussianPolicy(SPECS, SquashedGaussianConfig(hidden=[8], normalize_obs=False), rng(0))
+    return SAC(SPECS, policy, SACConfig(hidden=[8], **config), rng(1))
+
+
+def random_batch(seed: int = 0, n: int = 16) -> Transitions:
+    g = rng(seed)
+    return Transitions(
+        {"policy": torch.randn(n, 3, generator=g)},
+        torch.rand(n, 2, generator=g) * 2 - 1,
+        torch.randn(n, generator=g),
+        (torch.rand(n, generator=g) < 0.3).float(),
+        {"policy": torch.randn(n, 3, generator=g)},
+    )
+
+
+def test_one_update_equals_a_float64_reference():
+    algorithm = sac(learning_rate=1e-2, initial_alpha=0.3, tau=0.1)
+    reference = copy.deepcopy(algorithm)
+    for module in (reference.policy, reference.critics, reference.target_critics):
+        module.double()
+    batch = random_batch()
+    noise = rng()
+    noise.set_state(algorithm.rng.get_state())
+    algorithm.update(batch)
+
+    def pi(obs):
+        mean, log_std = reference.policy.net(obs.double()).chunk(2, -1)
+        normal = torch.distributions.Normal(mean, log_std.clamp(-5, 2).exp())
+        u = mean + normal.scale * torch.empty(mean.shape).normal_(generator=noise).double()
+        action = torch.tanh(u)
+        return action, (normal.log_prob(u) - torch.log(1 - action**2)).sum(-1)
+
+    def q(critics, obs, action):
+        return critics(torch.cat([obs.double(), action.double()], -1)).squeeze(-1)
+
+    alpha = 0.3
+    with torch.no_grad():
+        action, log_prob = pi(batch.next_obs["policy"])
+        value = q(reference.target_critics, batch.next_obs["policy"], action).min(0).values
+        target = batch.reward + 0.99 * (1 - batch.terminated) * (value - alpha * log_prob)
+    critic_adam = torch.optim.Adam(reference.critics.parameters(), lr=1e-2)
+    values = q(reference.critics, batch.obs["policy"], batch.action)
+    ((values[0] - target) ** 2).mean().add(((values[1] - target) ** 2).mean()).backward()
+    critic_adam.step()
+    policy_adam = torch.optim.Adam(reference.policy.parameters(), lr=1e-2)
+    action, log_prob = pi(batch.obs["policy"])
+    smallest = q(reference.critics, batch.obs["policy"], action).min(0).values
+    (alpha * log_prob - smallest).mean().backward()
+    policy_adam.step()
+    gradient = -(log_prob.mean().item() - 2.0)  # target entropy is -2
+
+    torch.testing.assert_close(algorithm.critics.flat.double(), reference.critics.flat, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        algorithm.policy.net.flat.double(), reference.policy.net.flat, rtol=0, atol=1e-5
+    )
+    moved = 0.9 * reference.target_critics.flat + 0.1 * reference.critics.flat
+    torch.testing.assert_close(algorithm.target_critics.flat.double(), moved, rtol=0, atol=1e-5)
+    # Adam's first step is lr times the gradient's sign
+    expected = torch.log(torch.tensor(alpha)) - 1e-2 * (1 if gradient > 0 else -1)
+    torch.testing.assert_close(algorithm.log_alpha.detach(), expected, rtol=0, atol=1e-5)
+
+
+def test_policy_delay_leaves_policy_and_temperature_alone():
+    algorithm = sac(policy_delay=2)
+    before = algorithm.policy.net.flat.detach().clone()
+    algorithm.update(random_batch(0))
+    assert torch.equal(algorithm.policy.net.flat, before)
+    algorithm.update(random_batch(1))
+    assert not torch.equal(algorithm.policy.net.flat, before)
+
+
+def test_sac_state_round_trip_continues_bit_for_bit():
+    a, b = sac(), sac()
+    for i in range(3):
+        a.update(random_batch(i))
+    b.load_state_dict(copy.deepcopy(a.state_dict()))
+    for i in range(3, 6):
+        a.update(random_batch(i)), b.update(random_batch(i))
+    assert torch.equal(a.policy.net.flat, b.policy.net.flat)
+    assert torch.equal(a.target_critics.flat, b.target_critics.flat)
+    assert torch.equal(a.log_alpha, b.log_alpha)
+
+
+def test_sac_learns_a_bandit():
+    """Q(s, a) = -(a - 0.5)^2 from replayed rewards: the deterministic action must come near 0.5."""
+    algorithm = sac(learning_rate=3e-3, initial_alpha=0.1, target_entropy_per_action=-3.0)
+    g = rng(7)
+    for _ in range(1000):
+        action = torch.rand(64, 2, generator=g) * 2 - 1
+        obs = {"policy": torch.zeros(64, 3)}
+        reward = -(action - 0.5).square().sum(-1)
+        algorithm.update(Transitions(obs, action, reward, torch.ones(64), obs))
+    mean = algorithm.policy.act({"policy": torch.zeros(1, 3)}, deterministic=True)
+    assert (mean - 0.5).abs().max() < 0.2
+
+
+def test_sac_refuses_a_policy_it_cannot_differentiate():
+    policy = GaussianPolicy(SPECS, GaussianConfig(hidden=[8]), rng())
+    with pytest.raises(UsageError, match="SAC needs a policy"):
+        SAC(SPECS, policy, SACConfig(), rng())
+
+
+@pytest.mark.parametrize(
+    "values", [{"tau": 0.0}, {"replay_ratio": -1.0}, {"batch_size": 0}, {"gamma": 1.0}, {"replay_size": 10}]
+)
+def test_impossible_hyperparameters_are_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        SACConfig(**values)
