@@ -18,8 +18,9 @@ from robotrl.export.network import PhysicalPolicy
 from robotrl.policies.policy import Policy
 from robotrl.tasks.task import Task
 
-PAIR_ENVS = 16
-PAIR_EVERY = 12
+PAIR_ENVS = 8
+PAIR_STEPS = 100
+PAIR_EVERY = 3
 LOOP_STEPS = 200
 _STATE = "loop_state"
 
@@ -40,7 +41,7 @@ def record(policy: Policy, task: Task, seed: int = 0) -> dict[str, np.ndarray]:
     env = VecEnv(task, PAIR_ENVS, seed=seed)
     obs = env.reset()
     pairs: list[dict[str, np.ndarray]] = []
-    for t in range(LOOP_STEPS + 1):
+    for t in range(PAIR_STEPS):
         flat = policy.flatten(obs)
         if t % PAIR_EVERY == 0:
             pairs.append({"observation": flat.numpy(), "action": physical(flat).numpy()})
