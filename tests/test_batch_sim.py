@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -195,6 +196,18 @@ def test_non_finite_ctrl_is_a_failure(model: mujoco.MjModel) -> None:
     ctrl[1, 0] = math.nan
     sim.step(ctrl)
     assert sim.failed().tolist() == [False, True, False, False, False]
+
+
+def test_mujocos_warnings_go_to_logging_not_to_a_file(
+    model: mujoco.MjModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sim = scattered(model, num_envs=8, threads=2)
+    sim.data("qpos")[:] = math.nan
+    with caplog.at_level("INFO", logger="mujoco"):
+        sim.step()
+    assert len(caplog.records) == 8 and "QPOS" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_reset_forgets_a_failure(model: mujoco.MjModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from typing import Any
@@ -17,6 +18,11 @@ from robotrl.sim.sim import Stage
 
 # MuJoCo treats |x| above this as a diverged simulation (mjMAXVAL)
 _MAX_ABS_STATE = 1e10
+
+# `failed` reports a diverged simulation; left alone, MuJoCo would also print it and write MUJOCO_LOG.TXT
+# into the working directory
+if mujoco.get_mju_user_warning() is None:
+    mujoco.set_mju_user_warning(logging.getLogger("mujoco").info)
 
 with warnings.catch_warnings():
     # outputs are read-only arrays; torch has no read-only tensors and says so once per process: here
