@@ -25,8 +25,8 @@ def make_env(task: str | Task, num_envs: int = 1, seed: int = 0, **task_options:
         UsageError: there is no such task or option.
     """
     if isinstance(task, str):
-        task = compose_task(task, task_options)
-    elif task_options:
+        return VecEnv(compose_task(task, task_options), num_envs, seed)
+    if task_options:
         raise UsageError(f"options {sorted(task_options)} belong into the task instance that was given")
     return VecEnv(task, num_envs, seed)
 
@@ -68,8 +68,16 @@ def evaluate(run: str | Path, episodes: int = 32, seed: int = 1_000, video: bool
     return evaluation.evaluate_run(Path(run), episodes, seed, video)
 
 
-def load_policy(path: str | Path) -> Policy:
-    """Load the policy of a run folder or a bundle."""
-    from robotrl.training import restore
+def load_policy(run: str | Path) -> Policy:
+    """Load the policy of a run's newest checkpoint, ready to act.
 
-    return restore.load_policy(Path(path))
+    A bundle is loaded by `robotrl.deploy.bundle.Bundle.load`, which needs no torch.
+
+    Raises:
+        UsageError: `run` is not the folder of a run.
+        RobotrlError: its checkpoint is missing or damaged.
+    """
+    from robotrl.training.restore import load_policy_and_config
+
+    policy, _ = load_policy_and_config(Path(run))
+    return policy
