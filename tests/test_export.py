@@ -21,6 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from robotrl.compose import compose
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import ObsTerm, Source, Specs
 from robotrl.deploy.bundle import Bundle
@@ -35,6 +36,9 @@ from robotrl.policies.policy import Policy
 from robotrl.tasks.control_suite.walker import Walker
 from robotrl.tasks.gymnasium.hopper import Hopper
 from robotrl.tasks.task import Task
+from robotrl.training.exporting import export_run
+from robotrl.training.restore import make_policy as make_policy_of
+from robotrl.training.run_folder import RunFolder
 
 KINDS: dict[str, type[Policy]] = {
     "gaussian": GaussianPolicy,
@@ -307,10 +311,23 @@ def test_wrong_recordings_fail(array: str, change: float, names: list[str] | Non
     values[3] = np.clip(values[3] + change, -1, 1) if array == "loop_command" else values[3] + change
     forge(bundle, {array: values})
     if names is None:
-        with pytest.raises(UsageError, match="is not finite"):
+        with pytest.raises(RobotrlError, match="loop_observation holds values that are not finite"):
             verify_bundle(bundle)
     else:
         assert failed(verify_bundle(bundle)) == names
+
+
+def test_recordings_of_another_shape_are_refused(bundle: Path) -> None:
+    golden = dict(np.load(bundle / "golden.npz"))
+    for name, values, message in (
+        ("observation", golden["observation"][:, 1:], r"observation is float32 \(272, 23\)"),
+        ("action", np.float32(0.0), r"action is float32 \(\)"),
+        ("loop_reward", golden["loop_reward"][:199], r"loop_reward is float32 \(199,\), needs .* 200\+ rows"),
+        ("loop_action", golden["loop_action"].astype(str), "loop_action is <U"),
+    ):
+        forge(bundle, golden | {name: values})
+        with pytest.raises(RobotrlError, match=message):
+            verify_bundle(bundle)
 
 
 def test_wrong_starting_state_fails(bundle: Path) -> None:
@@ -473,3 +490,23 @@ def test_a_bundle_that_fails_its_check_never_arrives(tmp_path: Path) -> None:
     with pytest.raises(RobotrlError, match=r"contract\.json is missing"):
         export_bundle._write_folder(tmp_path / "b", {"policy.onnx": b"x"}, Bundle.load)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_of_a_run(tmp_path: Path) -> None:
+    config = compose(["task=walker_walk", "algorithm=ppo", f"runs_dir={tmp_path}"])
+    run = RunFolder.create(config)
+    policy = make_policy_of(config, torch.Generator().manual_seed(4))
+    run.save_checkpoint(640, {"env_steps": 640, "algorithm": {"policy": policy.state_dict()}}, keep=1)
+    run.evaluation.mkdir()
+    (run.evaluation / "summary.json").write_text('{"mean": 12.5, "env_steps": 640}')
+    path = export_run(run.path)
+    assert path == run.bundle and failed(verify_bundle(path, policy)) == []
+    contract = Bundle.load(path).contract
+    assert contract.task["name"] == "walker_walk"
+    assert contract.training == {
+        "algorithm": "PPO",
+        "seed": 0,
+        "env_steps": 640,
+        "return_mean": 12.5,
+        "task_name": "walker_walk",
+    }

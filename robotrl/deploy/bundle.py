@@ -221,9 +221,29 @@ def _golden(file: Path, raw: bytes, contract: Contract) -> dict[str, np.ndarray]
             golden = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RobotrlError(f"{file} is not an archive of arrays: {error}") from error
-    n = len(golden.get("observation", ()))
     for name, width in (("observation", contract.input_size), ("action", len(contract.outputs))):
-        if name not in golden or golden[name].shape != (n, width) or n == 0:
-            shape = golden[name].shape if name in golden else "missing"
-            raise RobotrlError(f"{file}: {name} is {shape}, expected (n, {width})")
+        check_array(file, golden, name, (width,))
     return golden
+
+
+def check_array(
+    file: Path, arrays: Mapping[str, np.ndarray], name: str, row: tuple[int, ...], min_rows: int = 1
+) -> None:
+    """Refuse recordings whose array `name` is not finite float32 with rows of shape `row`.
+
+    Actions may hold NaN: they are compared, and NaN never compares well.
+    """
+    array = arrays.get(name)
+    if array is None:
+        raise RobotrlError(f"{file}: {name} is missing")
+    if (
+        array.dtype != np.float32
+        or array.ndim != 1 + len(row)
+        or array.shape[1:] != row
+        or len(array) < min_rows
+    ):
+        raise RobotrlError(
+            f"{file}: {name} is {array.dtype} {array.shape}, needs float32, {min_rows}+ rows of {row}"
+        )
+    if name.endswith("observation") and not np.isfinite(array).all():
+        raise RobotrlError(f"{file}: {name} holds values that are not finite")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.deploy.bundle import Bundle, action_error
+from robotrl.deploy.bundle import Bundle, action_error, check_array
 from robotrl.deploy.contract import GOLDEN_FILE, Contract
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.description import input_terms, model_sha256, output_terms, rebuild_task
@@ -134,12 +134,7 @@ def _check_loop_arrays(loaded: Bundle) -> None:
         ("loop_command", (len(contract.outputs),)),
         ("loop_reward", ()),
     ):
-        array = loaded.golden.get(name)
-        if array is None or array.shape[1:] != width or len(array) < LOOP_STEPS:
-            shape = "missing" if array is None else array.shape
-            raise RobotrlError(
-                f"{loaded.path / GOLDEN_FILE}: {name} is {shape}, needs {LOOP_STEPS} rows of {width}"
-            )
+        check_array(loaded.path / GOLDEN_FILE, loaded.golden, name, width, LOOP_STEPS)
 
 
 def _recorded_env(task: Task, loaded: Bundle) -> VecEnv:
