@@ -231,6 +231,12 @@ def test_failure_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_policys_own_error_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="must match"):
+        record_video(lambda obs: torch.zeros(2) + torch.zeros(3), Walker(), tmp_path / "v.mp4", seed=0)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import robotrl.training.video as module

@@ -133,6 +133,6 @@ def evaluate_run(run: Path, episodes: int, seed: int, video: bool = False) -> di
         from robotrl.training.video import record_video
 
         path = folder.path / "video.mp4"
-        record_video(policy, cfg.task, path, seed=seed)
+        record_video(policy, cfg.task, path, seed=seed, task_name=cfg.task_name)
         summary["video"] = str(path)
     return summary

@@ -128,11 +128,17 @@ def _write_mp4(path: Path, pictures: Iterator[np.ndarray], width: int, height: i
             for picture in pictures:
                 writer.send(np.ascontiguousarray(picture).tobytes())
                 count += 1
-        written = imageio_ffmpeg.count_frames_and_secs(str(part))[0] if part.is_file() else 0
-        if written != count:
-            raise OSError(f"the encoder kept {written} of {count} pictures, is the disk full?")
+        if (kept := _count_pictures(part)) != count:
+            raise OSError(f"the encoder kept {kept} of {count} pictures, is the disk full?")
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise RobotrlError(f"cannot write the video {path}: {' '.join(str(error).split())}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _count_pictures(path: Path) -> int:
+    try:
+        return int(imageio_ffmpeg.count_frames_and_secs(str(path))[0]) if path.is_file() else 0
+    except RuntimeError:  # not a video
+        return 0
