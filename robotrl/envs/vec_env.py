@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -42,7 +43,8 @@ class VecEnv:
         stagger: bool = False,
     ) -> None:
         model = task.build_model()
-        self.task = task
+        # a task may remember something from before the step: one object per environment
+        self.task = copy.copy(task)
         self.num_envs = num_envs
         self.specs = task.specs(model)
         self.sim = BatchSim(model, num_envs, num_threads, task.stage)
