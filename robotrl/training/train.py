@@ -24,9 +24,10 @@ from robotrl.training.on_policy import OnPolicyLoop
 from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
 from robotrl.training.run_folder import RunFolder, write_json
+from robotrl.training.sb3 import Sb3Loop
 from robotrl.training.video import record_video
 
-LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPolicyLoop}
+LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPolicyLoop, "sb3": Sb3Loop}
 
 
 class InterruptedRunError(RobotrlError):
