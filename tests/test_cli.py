@@ -18,7 +18,7 @@ from robotrl.cli import main
 from robotrl.core.catalog import available
 from robotrl.core.config import from_yaml
 
-ROBOTRL = [sys.executable, "-c", "import sys; from robotrl.cli import main; sys.exit(main())"]
+ROBOTRL = [sys.executable, "-m", "robotrl"]
 SMALL = [
     "task=pendulum_swingup",
     "algorithm=ppo",
@@ -265,8 +265,8 @@ def test_full_disk_while_training(tmp_path: Path) -> None:
 
 
 def test_closed_pipe_is_silent() -> None:
-    command = " ".join([sys.executable, "-c", "'import sys; from robotrl.cli import main; sys.exit(main())'"])
-    done = subprocess.run(f"{command} list tasks | true", shell=True, capture_output=True, text=True)
+    command = f"{' '.join(ROBOTRL)} list tasks | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stderr == ""
 
 

@@ -187,6 +187,15 @@ def test_wrong_input_is_one_clear_line(toy_configs: Path, word: str, message: st
     assert "\n" not in str(caught.value)
 
 
+def test_a_missing_package_is_named(
+    toy_configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needs_extra.py").write_text("import not_installed.part\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=r"needs_extra\.Task needs the package 'not_installed': install it"):
+        compose(["recipe=toy", "task._target_=needs_extra.Task"])
+
+
 def test_a_field_without_default_must_be_given() -> None:
     with pytest.raises(UsageError, match="task: target_m must be given"):
         fill(Incomplete, {}, "task")
@@ -223,6 +232,14 @@ def test_every_shipped_recipe_composes(recipe: str) -> None:
     config = compose([f"recipe={recipe}"])
     assert config.recipe == recipe
     assert config.target_return is not None, "a recipe states the figure it should reach"
+
+
+@pytest.mark.parametrize("algorithm", available("algorithm"))
+def test_every_shipped_algorithm_survives_saving(algorithm: str, tmp_path: Path) -> None:
+    config = compose(["task=pendulum_swingup", f"algorithm={algorithm}"])
+    assert config.num_envs >= 1
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert from_yaml(tmp_path / "config.yaml") == config
 
 
 @pytest.mark.parametrize("policy", sorted(set(available("policy")) - {"default"}))
