@@ -161,7 +161,7 @@ def _summarize(runs: Sequence[Path]) -> None:
         )
     _table(["task", "algorithm", "seed", "steps", "return", "95 % interval", "target", "bundle"], rows)
     for path in runs:
-        print(f"run folder: {path}")
+        print(f"run folder: {path}  (report: {path / 'report.html'})")
 
 
 def _evaluate(words: Sequence[str]) -> None:
@@ -285,7 +285,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header)
+    table = Table()
+    for title in header:
+        table.add_column(title, overflow="fold")  # a path is worth nothing with its end cut off
     for row in rows:
         table.add_row(*row)
     # a pipe has no width: nothing is folded there

@@ -175,9 +175,18 @@ def test_export_elsewhere_and_report(run: Path, tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out.strip() == str(run / "report.html")
 
 
+def test_a_narrow_terminal_cuts_nothing_off(run: Path) -> None:
+    command = f"COLUMNS=60 {' '.join(ROBOTRL)} evaluate {run} --episodes 1"
+    done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True)
+    cells = [line.split("│")[2].strip() for line in done.stdout.splitlines() if line.count("│") == 3]
+    assert done.stdout.index("\n") == 60
+    assert str(run / "evaluation" / "episodes.csv") in "".join(cells)
+
+
 def test_multirun_trains_every_combination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *SMALL, "export=false", "seed=3,4", "--multirun"]) == 0
-    folders = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines() if "run folder" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run folder: ")]
+    folders = [line.split()[2] for line in lines]
     configs = [from_yaml(Path(folder) / "config.yaml") for folder in folders]
     assert [config.seed for config in configs] == [3, 4]
 
