@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from robotrl.networks.flat_adam import FlatAdam
 from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.networks.normalizer import RunningNormalizer
-from robotrl.policies.distributions import DiagonalGaussian, ScaledBeta, SquashedGaussian
+from robotrl.policies.distributions import DiagonalGaussian, ScaledBeta, SquashedDraw, SquashedGaussian
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -93,35 +94,42 @@ def test_diagonal_gaussian_against_torch():
     torch.testing.assert_close(ours.entropy(), reference.entropy(), rtol=0, atol=1e-12)
 
 
-def test_squashed_gaussian_log_prob_and_gradients():
+def test_squashed_draw_and_its_gradients_equal_autograd():
     mean = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
     log_std = (0.5 * torch.randn(9, 4, dtype=torch.float64)).requires_grad_()
-    action, log_prob = SquashedGaussian(mean, log_std).sample_with_log_prob(rng(5))
+    draw = SquashedDraw.draw(mean.detach(), log_std.detach(), rng(5))
 
     noise = torch.empty(9, 4, dtype=torch.float64).normal_(generator=rng(5))
     u = mean + log_std.exp() * noise
     normal = torch.distributions.Normal(mean, log_std.exp())
-    reference_action = torch.tanh(u)
-    reference = (normal.log_prob(u) - torch.log(1 - reference_action**2)).sum(-1)
-    torch.testing.assert_close(action, reference_action, rtol=0, atol=1e-12)
-    torch.testing.assert_close(log_prob, reference, rtol=0, atol=1e-9)
-    torch.testing.assert_close(
-        SquashedGaussian(mean, log_std).log_prob(reference_action), reference, rtol=0, atol=1e-6
-    )
+    action = torch.tanh(u)
+    log_prob = (normal.log_prob(u) - torch.log(1 - action**2)).sum(-1)
+    torch.testing.assert_close(draw.action, action, rtol=0, atol=1e-12)
+    torch.testing.assert_close(draw.log_prob, log_prob, rtol=0, atol=1e-9)
+    by_action = SquashedGaussian(mean, log_std).log_prob(action)
+    torch.testing.assert_close(by_action, log_prob, rtol=0, atol=1e-6)
 
-    weights = torch.randn(9, 4, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
-
-    def gradients(a, lp):
-        return torch.autograd.grad((a * weights[0]).sum() + (lp * weights[1]).sum(), [mean, log_std])
-
-    expected = gradients(reference_action, reference)
-    for ours, theirs in zip(gradients(action, log_prob), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+    grad_action = torch.randn(9, 4, dtype=torch.float64)
+    expected = torch.autograd.grad((action * grad_action).sum() + 0.7 * log_prob.sum(), [mean, log_std])
+    for got, reference in zip(draw.backprop(grad_action, 0.7), expected, strict=True):
+        torch.testing.assert_close(got, reference, rtol=0, atol=1e-9)
 
 
-def test_squashed_gaussian_log_prob_is_finite_far_out():
-    _, log_prob = SquashedGaussian(torch.full((1, 2), 40.0), torch.zeros(1, 2)).sample_with_log_prob(rng())
-    assert torch.isfinite(log_prob).all()
+def test_squashed_draw_is_finite_far_out():
+    draw = SquashedDraw.draw(torch.full((1, 2), 40.0), torch.zeros(1, 2), rng())
+    assert torch.isfinite(draw.log_prob).all()
+
+
+def test_flat_adam_equals_torch():
+    ours = torch.randn(20, dtype=torch.float64)
+    theirs = torch.nn.Parameter(ours.clone())
+    flat, reference = FlatAdam(ours, 1e-2), torch.optim.Adam([theirs], lr=1e-2)
+    for i in range(50):
+        grad = torch.randn(20, dtype=torch.float64, generator=rng(i)) * 10.0 ** (i % 5 - 3)
+        flat.step(grad)
+        theirs.grad = grad
+        reference.step()
+    torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-12)
 
 
 def test_scaled_beta_density_integrates_to_one_and_matches_torch():

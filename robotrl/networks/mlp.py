@@ -84,6 +84,8 @@ class MLP(nn.Module):
             members = [_draw(fan_in, fan_out, init, gain, rng) for _ in range(num_members or 1)]
             layers += [torch.stack(parts).flatten() for parts in zip(*members, strict=True)]
         self.flat = nn.Parameter(torch.cat(layers))
+        self._view_cache: list[Tensor] = []
+        self._views_of: tuple[int, torch.dtype] | None = None
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """View a vector shaped like the parameters as [weight, bias, weight, bias, ...].
@@ -101,7 +103,60 @@ class MLP(nn.Module):
         """Map (B, in) to (B, out), or to (E, B, out) in an ensemble."""
         if torch.is_grad_enabled():
             return _MlpFunction.apply(x, self.flat, self)
-        return _run(self, self.split(self.flat), x)[-1]
+        return self.run(x)[-1]
+
+    def run(self, x: Tensor) -> list[Tensor]:
+        """Return the input of every layer and the output, without recording gradients.
+
+        Args:
+            x: (B, in), or (E, B, in) for separate inputs of an ensemble's members.
+        """
+        params = self._views()
+        product = torch.addmm if self.num_members is None else torch.baddbmm
+        if self.num_members is not None and x.ndim == 2:
+            x = x.expand(self.num_members, *x.shape)
+        tape = [x]
+        for i in range(0, len(params), 2):
+            x = product(params[i + 1], x, params[i])
+            if i + 2 < len(params):
+                x = self.activation.apply_(x)
+            tape.append(x)
+        return tape
+
+    def backprop(
+        self, tape: list[Tensor], grad: Tensor, flat_grad: Tensor | None, wants_input: bool
+    ) -> Tensor | None:
+        """Propagate the gradient of the output back through `run`.
+
+        Args:
+            tape: what `run` returned.
+            grad: gradient of the output, shaped like it.
+            flat_grad: where the parameters' gradient is written, shaped like `flat`; None skips it.
+            wants_input: whether the gradient of the input is asked for.
+
+        Returns:
+            The input's gradient, (B, in), or (E, B, in) in an ensemble.
+        """
+        weights = self._views()[0::2]
+        slots = self.split(flat_grad) if flat_grad is not None else []
+        matmul = torch.mm if self.num_members is None else torch.bmm
+        for i in range(len(weights) - 1, -1, -1):
+            if slots:
+                matmul(tape[i].transpose(-2, -1), grad, out=slots[2 * i])
+                torch.sum(grad, dim=-2, keepdim=True, out=slots[2 * i + 1])
+            if i > 0:
+                grad = self.activation.backward(matmul(grad, weights[i].transpose(-2, -1)), tape[i])
+            elif wants_input:
+                return matmul(grad, weights[0].transpose(-2, -1))
+        return None
+
+    def _views(self) -> list[Tensor]:
+        """Views of the parameters per layer, made again when the storage moved (deepcopy, double())."""
+        address = self.flat.data_ptr()
+        if self._views_of != (address, self.flat.dtype):
+            self._view_cache = self.split(self.flat.detach())
+            self._views_of = (address, self.flat.dtype)
+        return self._view_cache
 
 
 def _draw(fan_in: int, fan_out: int, init: Init, gain: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -113,48 +168,25 @@ def _draw(fan_in: int, fan_out: int, init: Init, gain: float, rng: torch.Generat
     return weight, torch.zeros(fan_out)
 
 
-def _run(net: MLP, params: list[Tensor], x: Tensor) -> list[Tensor]:
-    """Return the input of every layer and the output."""
-    product = torch.addmm if net.num_members is None else torch.baddbmm
-    if net.num_members is not None:
-        x = x.expand(net.num_members, *x.shape)
-    outputs = [x]
-    for i in range(0, len(params), 2):
-        x = product(params[i + 1], x, params[i])
-        if i + 2 < len(params):
-            x = net.activation.apply_(x)
-        outputs.append(x)
-    return outputs
-
-
 class _MlpFunction(torch.autograd.Function):
     """The whole network as one autograd node."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, flat: Tensor, net: MLP) -> Tensor:
-        outputs = _run(net, net.split(flat), x)
+        tape = net.run(x)
         ctx.net = net
-        ctx.save_for_backward(flat, *outputs[:-1])
-        return outputs[-1]
+        # saving the parameters makes autograd refuse a backward pass after an in-place update
+        ctx.save_for_backward(flat, *tape[:-1])
+        return tape[-1]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (grad,) = grads
-        flat, *inputs = ctx.saved_tensors
+        flat, *tape = ctx.saved_tensors
         net: MLP = ctx.net
-        wants_x, wants_flat, _ = ctx.needs_input_grad
-        weights = net.split(flat)[0::2]
+        wants_input, wants_flat, _ = ctx.needs_input_grad
         flat_grad = torch.empty_like(flat) if wants_flat else None
-        slots = net.split(flat_grad) if flat_grad is not None else []
-        matmul = torch.mm if net.num_members is None else torch.bmm
-        for i in range(len(weights) - 1, -1, -1):
-            if slots:
-                matmul(inputs[i].transpose(-2, -1), grad, out=slots[2 * i])
-                torch.sum(grad, dim=-2, keepdim=True, out=slots[2 * i + 1])
-            if i > 0:
-                grad = net.activation.backward(matmul(grad, weights[i].transpose(-2, -1)), inputs[i])
-            elif wants_x:
-                grad = matmul(grad, weights[0].transpose(-2, -1))
-        if wants_x and net.num_members is not None:
-            grad = grad.sum(0)
-        return grad if wants_x else None, flat_grad, None
+        grad_x = net.backprop(tape, grad, flat_grad, wants_input)
+        if grad_x is not None and net.num_members is not None:
+            grad_x = grad_x.sum(0)
+        return grad_x, flat_grad, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
@@ -75,13 +75,6 @@ class SquashedGaussian:
         """Draw (B, A) in (-1, 1), differentiable in mean and log_std."""
         return torch.tanh(self.mean + self.log_std.exp() * _normal(self.mean, rng))
 
-    def sample_with_log_prob(self, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Draw actions (B, A) with their log density (B,), exact in the pre-squash variable.
-
-        Gradients flow into mean and log_std.
-        """
-        return _TanhGaussianSample.apply(self.mean, self.log_std, _normal(self.mean, rng))
-
     def mode(self) -> Tensor:
         """Return tanh of the mean."""
         return torch.tanh(self.mean)
@@ -103,29 +96,43 @@ def _log_one_minus_tanh_sq(u: Tensor) -> Tensor:
     return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
 
 
-class _TanhGaussianSample(torch.autograd.Function):
-    """a = tanh(u), u = mean + std * noise, with log pi(a), as one autograd node.
+@dataclass
+class SquashedDraw:
+    """One reparameterised draw a = tanh(u), u = mean + std * noise, with its log density.
 
-    From log pi = -noise^2 / 2 - log std - log(1 - tanh(u)^2) + const:
+    The gradients are written out. From log pi = -noise^2 / 2 - log std - log(1 - a^2) + const:
     da/du = 1 - a^2,  dlog pi/du = 2 a,  du/dlog std = std * noise,  and log pi falls with log std itself.
+
+    Attributes:
+        action: (B, A).
+        log_prob: (B,), exact in the pre-squash variable.
+        offset: (B, A), std * noise.
     """
 
-    @staticmethod
-    def forward(ctx: Any, mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        offset = log_std.exp() * noise
-        u = mean + offset
-        action = torch.tanh(u)
-        terms = torch.addcmul(log_std, noise, noise, value=0.5) + _log_one_minus_tanh_sq(u)
-        ctx.save_for_backward(action, offset)
-        return action, terms.sum(-1).add_(0.5 * _LOG_2PI * mean.shape[-1]).neg_()
+    action: Tensor
+    log_prob: Tensor
+    offset: Tensor
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_action, grad_log_prob = grads
-        action, offset = ctx.saved_tensors
-        grad_log_prob = grad_log_prob.unsqueeze(-1)
-        grad_u = torch.addcmul(grad_action, action, 2.0 * grad_log_prob - grad_action * action)
-        return grad_u, torch.addcmul(-grad_log_prob, grad_u, offset), None
+    @classmethod
+    def draw(cls, mean: Tensor, log_std: Tensor, rng: torch.Generator | None) -> SquashedDraw:
+        """Draw from tanh(N(mean, exp(log_std)^2)); both are (B, A)."""
+        noise = _normal(mean, rng)
+        offset = log_std.exp().mul_(noise)
+        u = mean + offset
+        terms = torch.addcmul(log_std, noise, noise, value=0.5).add_(_log_one_minus_tanh_sq(u))
+        log_prob = terms.sum(-1).add_(0.5 * _LOG_2PI * mean.shape[-1]).neg_()
+        return cls(u.tanh_(), log_prob, offset)
+
+    def backprop(self, grad_action: Tensor, grad_log_prob: float) -> tuple[Tensor, Tensor]:
+        """Return the gradients of mean and log_std, (B, A) each.
+
+        Args:
+            grad_action: (B, A).
+            grad_log_prob: the same for every row.
+        """
+        # grad_action (1 - a^2) + grad_log_prob 2 a
+        grad_mean = (2.0 * grad_log_prob - grad_action * self.action).mul_(self.action).add_(grad_action)
+        return grad_mean, (grad_mean * self.offset).sub_(grad_log_prob)
 
 
 @dataclass

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from robotrl.core.types import Specs
 from robotrl.networks.mlp import MLP, Activation, Init
-from robotrl.policies.distributions import DiagonalGaussian, ScaledBeta, SquashedGaussian
+from robotrl.policies.distributions import (
+    DiagonalGaussian,
+    ScaledBeta,
+    SquashedDraw,
+    SquashedGaussian,
+)
 from robotrl.policies.policy import StochasticPolicy
 
 
@@ -114,9 +119,34 @@ class SquashedGaussianPolicy(StochasticPolicy):
         mean, log_std = self.net(features).chunk(2, dim=-1)
         return SquashedGaussian(mean, log_std.clamp(self.log_std_min, self.log_std_max))
 
-    def sample_with_log_prob(self, features: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Draw actions (B, A) and their log density (B,), differentiable in the network."""
-        return self.head(features).sample_with_log_prob(rng)
+    def draw(self, features: Tensor, rng: torch.Generator | None) -> tuple[SquashedDraw, list[Tensor]]:
+        """Draw actions without recording gradients; return them with the tape for `backprop`."""
+        tape = self.net.run(features)
+        mean, log_std = tape[-1].chunk(2, dim=-1)
+        return SquashedDraw.draw(mean, log_std.clamp(self.log_std_min, self.log_std_max), rng), tape
+
+    def backprop(
+        self,
+        draw: SquashedDraw,
+        tape: list[Tensor],
+        grad_action: Tensor,
+        grad_log_prob: float,
+        flat_grad: Tensor,
+    ) -> None:
+        """Write the gradient of the network's parameters into `flat_grad`.
+
+        Args:
+            draw: of `draw`.
+            tape: of `draw`.
+            grad_action: (B, A).
+            grad_log_prob: the same for every row.
+            flat_grad: shaped like `net.flat`.
+        """
+        grad_mean, grad_log_std = draw.backprop(grad_action, grad_log_prob)
+        log_std = tape[-1][..., self.action_dim :]
+        inside = (log_std >= self.log_std_min) & (log_std <= self.log_std_max)
+        grad = torch.cat([grad_mean, grad_log_std.mul_(inside)], dim=-1)
+        self.net.backprop(tape, grad, flat_grad, wants_input=False)
 
     def forward(self, flat: Tensor) -> Tensor:
         """Return tanh of the mean."""

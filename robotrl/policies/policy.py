@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.types import Obs, Specs
+from robotrl.networks.mlp import MLP
 from robotrl.networks.normalizer import RunningNormalizer
-from robotrl.policies.distributions import ActionDistribution
+from robotrl.policies.distributions import ActionDistribution, SquashedDraw
 
 
 class Policy(nn.Module, ABC):
@@ -112,11 +113,24 @@ class HasDensity(Protocol):
 
 
 @runtime_checkable
-class HasReparameterizedSample(Protocol):
-    """Capability: draws through which gradients flow, with their log density."""
+class HasSquashedDraw(Protocol):
+    """Capability: squashed Gaussian draws with written-out gradients."""
 
-    def sample_with_log_prob(self, features: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Draw (B, A) and (B,) for normalised observations (B, D)."""
+    net: MLP
+
+    def draw(self, features: Tensor, rng: torch.Generator | None) -> tuple[SquashedDraw, list[Tensor]]:
+        """Draw actions for normalised observations (B, D)."""
+        ...
+
+    def backprop(
+        self,
+        draw: SquashedDraw,
+        tape: list[Tensor],
+        grad_action: Tensor,
+        grad_log_prob: float,
+        flat_grad: Tensor,
+    ) -> None:
+        """Propagate the gradients of a draw into the network's parameters."""
         ...
 
 

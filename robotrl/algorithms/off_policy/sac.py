@@ -5,6 +5,10 @@ r"""Soft actor-critic (Haarnoja et al. 2018, arXiv:1812.05905) with twin critics
     L_pi   = E[alpha log pi(a|s) - min_i Q_i(s, a)],                                a ~ pi(.|s)
     L_alpha = -E[log alpha (log pi(a|s) + target_entropy)]
 
+The gradients are written out (`MLP.backprop`, `SquashedDraw.backprop`): a tenth of the work of an update
+of this size is arithmetic, the rest is what autograd and the optimisers spend per tensor.
+`tests/test_off_policy.py` holds the update to autograd in float64.
+
 Differences: any number of updates per collected step (`replay_ratio`); observations are normalised
 by running statistics inside policy and critics (switch off with `policy.normalize_obs=false`);
 `policy_delay` updates the policy and temperature every so many critic updates, 1 in the paper.
@@ -23,10 +27,11 @@ from torch import Tensor
 from robotrl.algorithms.algorithm import Algorithm
 from robotrl.core.types import Obs, Specs
 from robotrl.data.replay import Transitions
+from robotrl.networks.flat_adam import FlatAdam
 from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.networks.normalizer import RunningNormalizer
 from robotrl.policies.gaussian import SquashedGaussianPolicy
-from robotrl.policies.policy import HasReparameterizedSample, Policy
+from robotrl.policies.policy import HasSquashedDraw, Policy
 
 
 @dataclass
@@ -84,7 +89,7 @@ class SAC(Algorithm):
     loop: ClassVar[str] = "off_policy"
     default_policy: ClassVar[type[Policy]] = SquashedGaussianPolicy
     default_num_envs: ClassVar[int] = 64
-    requires: ClassVar[tuple[type, ...]] = (HasReparameterizedSample,)
+    requires: ClassVar[tuple[type, ...]] = (HasSquashedDraw,)
 
     policy: SquashedGaussianPolicy
 
@@ -102,13 +107,14 @@ class SAC(Algorithm):
             rng,
             num_members=config.num_critics,
         )
-        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.log_alpha = torch.tensor(math.log(config.initial_alpha), requires_grad=True)
+        self.target_critics = copy.deepcopy(self.critics)
+        self.log_alpha = torch.tensor(math.log(config.initial_alpha))
         self.target_entropy = config.target_entropy_per_action * specs.action_dim
-        self.critic_optimizer, self.policy_optimizer, self.alpha_optimizer = (
-            torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
-            for parameters in ([self.critics.flat], policy.parameters(), [self.log_alpha])
-        )
+        self.critic_optimizer = FlatAdam(self.critics.flat, config.learning_rate)
+        self.policy_optimizer = FlatAdam(self.policy.net.flat, config.learning_rate)
+        self.alpha_optimizer = FlatAdam(self.log_alpha, config.learning_rate)
+        self._critic_grad = torch.empty_like(self.critics.flat)
+        self._policy_grad = torch.empty_like(self.policy.net.flat)
         self.num_updates = 0
 
     @torch.no_grad()
@@ -122,56 +128,57 @@ class SAC(Algorithm):
             self.policy.normalizer.update(self.policy.flatten(obs))
             self.critic_normalizer.update(torch.cat([obs[g] for g in self.config.critic_groups], -1))
 
+    @torch.no_grad()
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """Do one gradient step on critics and, every `policy_delay` steps, on policy and temperature."""
         self.num_updates += 1
-        metrics = self._update_critics(batch)
+        alpha = float(self.log_alpha.exp())
+        metrics = self._update_critics(batch, alpha)
         if self.num_updates % self.config.policy_delay == 0:
-            metrics |= self._update_policy(batch)
-        with torch.no_grad():
-            self.target_critics.flat.lerp_(self.critics.flat, self.config.tau)
+            metrics |= self._update_policy(batch, alpha)
+        self.target_critics.flat.lerp_(self.critics.flat, self.config.tau)
         return metrics
-
-    def _critic_features(self, obs: Obs) -> Tensor:
-        groups = [obs[group] for group in self.config.critic_groups]
-        flat = groups[0] if len(groups) == 1 else torch.cat(groups, dim=-1)
-        return flat if self.critic_normalizer is None else self.critic_normalizer(flat)
 
     def _policy_features(self, obs: Obs) -> Tensor:
         return self.policy.normalize(self.policy.flatten(obs))
 
-    def _update_critics(self, batch: Transitions) -> dict[str, Tensor]:
-        with torch.no_grad():
-            next_features = self._policy_features(batch.next_obs)
-            next_action, next_log_prob = self.policy.sample_with_log_prob(next_features, self.rng)
-            next_input = torch.cat([self._critic_features(batch.next_obs), next_action], dim=-1)
-            next_q = self.target_critics(next_input).squeeze(-1).amin(0)
-            soft_value = next_q - self.log_alpha.exp() * next_log_prob
-            target = batch.reward + self.config.gamma * (1 - batch.terminated) * soft_value
-        q = self.critics(torch.cat([self._critic_features(batch.obs), batch.action], dim=-1)).squeeze(-1)
-        loss = (q - target).square().mean(1).sum()
-        self.critic_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.critic_optimizer.step()
-        return {"loss/value": loss.detach(), "value/q": q.detach().mean()}
+    def _critic_input(self, obs: Obs, action: Tensor) -> Tensor:
+        flat = torch.cat([obs[group] for group in self.config.critic_groups], dim=-1)
+        if self.critic_normalizer is not None:
+            flat = self.critic_normalizer(flat)
+        return torch.cat([flat, action], dim=-1)
 
-    def _update_policy(self, batch: Transitions) -> dict[str, Tensor]:
-        action, log_prob = self.policy.sample_with_log_prob(self._policy_features(batch.obs), self.rng)
-        self.critics.requires_grad_(False)
-        q = self.critics(torch.cat([self._critic_features(batch.obs), action], dim=-1)).squeeze(-1).amin(0)
-        self.critics.requires_grad_(True)
-        loss = (self.log_alpha.detach().exp() * log_prob - q).mean()
-        self.policy_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.policy_optimizer.step()
+    def _update_critics(self, batch: Transitions, alpha: float) -> dict[str, Tensor]:
+        next_draw, _ = self.policy.draw(self._policy_features(batch.next_obs), self.rng)
+        next_q = self.target_critics.run(self._critic_input(batch.next_obs, next_draw.action))[-1]
+        soft_value = next_q.squeeze(-1).amin(0).sub_(next_draw.log_prob, alpha=alpha)
+        target = torch.addcmul(batch.reward, 1 - batch.terminated, soft_value, value=self.config.gamma)
 
-        log_prob = log_prob.detach().mean()
-        self.log_alpha.grad = -(log_prob + self.target_entropy)
-        self.alpha_optimizer.step()
+        tape = self.critics.run(self._critic_input(batch.obs, batch.action))
+        error = tape[-1].sub(target.unsqueeze(-1))
+        # d/dq of sum_i mean (q_i - y)^2
+        self.critics.backprop(tape, error * (2 / len(target)), self._critic_grad, wants_input=False)
+        self.critic_optimizer.step(self._critic_grad)
+        return {"loss/value": error.square_().mean(), "value/q": tape[-1].mean()}
+
+    def _update_policy(self, batch: Transitions, alpha: float) -> dict[str, Tensor]:
+        draw, tape = self.policy.draw(self._policy_features(batch.obs), self.rng)
+        critic_tape = self.critics.run(self._critic_input(batch.obs, draw.action))
+        smallest, member = critic_tape[-1].min(0)
+        # d/dq of -mean min_i q_i: only the smallest member's value counts
+        grad_q = torch.zeros_like(critic_tape[-1]).scatter_(0, member.unsqueeze(0), -1 / len(member))
+        grad_input = self.critics.backprop(critic_tape, grad_q, None, wants_input=True)
+        assert grad_input is not None
+        grad_action = grad_input[..., -self.specs.action_dim :].sum(0)
+        self.policy.backprop(draw, tape, grad_action, alpha / len(member), self._policy_grad)
+        self.policy_optimizer.step(self._policy_grad)
+
+        log_prob = draw.log_prob.mean()
+        self.alpha_optimizer.step(-(log_prob + self.target_entropy))
         return {
-            "loss/policy": loss.detach(),
+            "loss/policy": alpha * log_prob - smallest.mean(),
             "policy/entropy": -log_prob,
-            "policy/alpha": self.log_alpha.detach().exp(),
+            "policy/alpha": self.log_alpha.exp(),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,7 +188,7 @@ class SAC(Algorithm):
             "critics": self.critics.state_dict(),
             "target_critics": self.target_critics.state_dict(),
             "critic_normalizer": self.critic_normalizer.state_dict() if self.critic_normalizer else {},
-            "log_alpha": self.log_alpha.detach(),
+            "log_alpha": self.log_alpha,
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "policy_optimizer": self.policy_optimizer.state_dict(),
             "alpha_optimizer": self.alpha_optimizer.state_dict(),
@@ -196,8 +203,7 @@ class SAC(Algorithm):
         self.target_critics.load_state_dict(state["target_critics"])
         if self.critic_normalizer is not None:
             self.critic_normalizer.load_state_dict(state["critic_normalizer"])
-        with torch.no_grad():
-            self.log_alpha.copy_(state["log_alpha"])
+        self.log_alpha.copy_(state["log_alpha"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
         self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
