@@ -5,14 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from robotrl.compose import compose
 from robotrl.core.config import TrainConfig
 from robotrl.core.errors import UsageError
+from robotrl.data.replay import Transitions
+from robotrl.envs.sb3 import Sb3VecEnv
+from robotrl.envs.vec_env import VecEnv
+from robotrl.networks.mlp import MLP
 from robotrl.training.evaluation import evaluate, evaluate_run
 from robotrl.training.metrics import read_metrics
 from robotrl.training.restore import load_policy_and_config
@@ -120,8 +126,6 @@ def test_the_defaults_are_sb3s() -> None:
 def test_the_default_networks_are_sb3s(algorithm: str) -> None:
     import stable_baselines3
 
-    from robotrl.envs.sb3 import Sb3VecEnv
-
     model = sb3_loop(algorithm).algorithm.model
     original = getattr(stable_baselines3, algorithm[4:].upper())("MlpPolicy", Sb3VecEnv(model.env.env))
     shapes = {name: weights.shape for name, weights in original.policy.state_dict().items()}
@@ -183,3 +187,137 @@ def test_missing_sb3_is_one_line_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert 'pip install "robotrl[sb3]"' in done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+# What "identical settings" in scripts/bench_learn.py means: from the same weights and data, one update of
+# ours moves the networks to where SB3's does. Its overrides are the ones used here.
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+
+def identical_loop(algorithm: str, *overrides: str) -> Any:
+    from bench_learn import IDENTICAL
+
+    words = [f"algorithm={algorithm}", "task=pendulum_swingup", "task.episode_length_s=1", "torch_threads=1"]
+    return make_loop(compose([*words, *IDENTICAL[algorithm]["ours"]["overrides"], *overrides]))
+
+
+def linears(*modules: nn.Module) -> list[nn.Linear]:
+    return [part for module in modules for part in module.modules() if isinstance(part, nn.Linear)]
+
+
+def weights_of(net: MLP, member: int | None = None) -> list[torch.Tensor]:
+    """Weight (out, in) and bias (out,) of each layer, one after the other."""
+    parts = [part.detach() if member is None else part.detach()[member] for part in net.split(net.flat)]
+    return [part[0] if part.shape[0] == 1 and i % 2 else part.t() for i, part in enumerate(parts)]
+
+
+def put(layers: list[nn.Linear], weights: list[torch.Tensor]) -> None:
+    for layer, weight, bias in zip(layers, weights[0::2], weights[1::2], strict=True):
+        layer.weight.data.copy_(weight)
+        layer.bias.data.copy_(bias)
+
+
+def distance(layers: list[nn.Linear], weights: list[torch.Tensor]) -> torch.Tensor:
+    """Absolute difference of every parameter."""
+    theirs = [parameter.detach() for layer in layers for parameter in (layer.weight, layer.bias)]
+    return torch.cat([(a - b).abs().flatten() for a, b in zip(theirs, weights, strict=True)])
+
+
+def test_an_update_of_our_ppo_is_one_of_sb3s() -> None:
+    import stable_baselines3
+
+    # the whole rollout is one minibatch, so that the order of the rows does not matter
+    loop = identical_loop("ppo", "algorithm.num_steps=128", "algorithm.minibatch_size=1024")
+    ours = loop.algorithm
+    task_env = Sb3VecEnv(VecEnv(loop.env.task, 8))
+    theirs = stable_baselines3.PPO("MlpPolicy", task_env, n_steps=128, batch_size=1024, device="cpu")
+    net = theirs.policy
+    actor = linears(net.mlp_extractor.policy_net, net.action_net)
+    critic = linears(net.mlp_extractor.value_net, net.value_net)
+    put(actor, weights_of(ours.policy.net))
+    put(critic, weights_of(ours.critic))
+    start = weights_of(ours.policy.net)[0].clone()
+
+    obs, first = loop.obs, np.ones(8, dtype=bool)
+    for _ in range(128):
+        action, log_prob = ours.sample(obs)
+        step = loop.env.step(ours.policy.to_bounds(action))
+        loop.buffer.add(obs, action, log_prob, step)
+        with torch.no_grad():
+            value, their_log_prob, _ = net.evaluate_actions(obs["policy"], action)
+            # as SB3's collect_rollouts treats the end of time
+            after = net.predict_values(step.final_obs["policy"]).flatten()
+        reward = (step.reward + 0.99 * after * step.truncated).numpy()
+        theirs.rollout_buffer.add(
+            obs["policy"].numpy(), action.numpy(), reward, first, value.flatten(), their_log_prob
+        )
+        obs, first = step.obs, step.done.numpy()
+    assert loop.buffer.truncated.sum() >= 8
+    with torch.no_grad():
+        theirs.rollout_buffer.compute_returns_and_advantage(net.predict_values(obs["policy"]), first)
+    theirs._setup_learn(1)
+    theirs.train()
+    ours.update(loop.buffer.finish(obs))
+    assert (weights_of(ours.policy.net)[0] - start).abs().max() > 1e-3  # ten steps of 3e-4
+    assert distance(actor, weights_of(ours.policy.net)).max() < 5e-6
+    assert distance(critic, weights_of(ours.critic)).max() < 5e-6
+    assert (net.log_std - ours.policy.log_std).abs().max() < 5e-6
+
+
+def test_an_update_of_our_sac_is_one_of_sb3s(monkeypatch: pytest.MonkeyPatch) -> None:
+    import stable_baselines3
+    from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+    ours = identical_loop("sac", "algorithm.replay_size=1000").algorithm
+    task_env = Sb3VecEnv(make_loop(config("sb3_sac", "task=pendulum_swingup")).env)
+    theirs = stable_baselines3.SAC("MlpPolicy", task_env, buffer_size=1000, device="cpu")
+    body = weights_of(ours.policy.net)
+    start = body[0].clone()
+    dim = ours.specs.action_dim
+    put(linears(theirs.actor.latent_pi), body[:4])
+    put(linears(theirs.actor.mu), [part[:dim] for part in body[4:]])
+    put(linears(theirs.actor.log_std), [part[dim:] for part in body[4:]])
+    for member, q_network in enumerate(theirs.critic.q_networks):
+        put(linears(q_network), weights_of(ours.critics, member))
+    theirs.critic_target.load_state_dict(theirs.critic.state_dict())
+
+    rng = torch.Generator().manual_seed(5)
+    obs, next_obs = torch.randn(2, 256, ours.specs.obs_dim("policy"), generator=rng)
+    action = torch.rand(256, dim, generator=rng) * 2 - 1
+    reward, terminated = torch.randn(256, generator=rng), (torch.rand(256, generator=rng) < 0.1).float()
+    # the same noise in both, which draw it in different order
+    updates = 5
+    now, after = torch.randn(2, updates, 256, dim, generator=rng)
+    for_ours = iter([noise for pair in zip(after, now, strict=True) for noise in pair])
+    for_theirs = iter([noise for pair in zip(now, after, strict=True) for noise in pair])
+    monkeypatch.setattr("robotrl.policies.distributions._normal", lambda like, rng: next(for_ours))
+    monkeypatch.setattr(
+        torch.distributions.Normal,
+        "rsample",
+        lambda self, sample_shape=(): self.loc + self.scale * next(for_theirs),
+    )
+    samples = ReplayBufferSamples(obs, action, next_obs, terminated[:, None], reward[:, None])
+    monkeypatch.setattr(theirs.replay_buffer, "sample", lambda *_, **__: samples)
+    batch = Transitions({"policy": obs}, action, reward, terminated, {"policy": next_obs})
+    for _ in range(updates):
+        ours.update(batch)
+    theirs._setup_learn(1)
+    theirs.train(updates, 256)
+
+    body = weights_of(ours.policy.net)
+    assert (body[0] - start).abs().max() > 1e-3
+    # SB3 halves the critics' loss and adds 1e-6 in the logarithm of the squashing. Adam makes that visible
+    # in the few weights whose gradient is near its eps (up to 2e-4), so the mean is what is compared.
+    pairs = [
+        (theirs.actor.latent_pi, body[:4]),
+        (theirs.actor.mu, [part[:dim] for part in body[4:]]),
+        (theirs.actor.log_std, [part[dim:] for part in body[4:]]),
+        *((theirs.critic.q_networks[i], weights_of(ours.critics, i)) for i in range(2)),
+        *((theirs.critic_target.q_networks[i], weights_of(ours.target_critics, i)) for i in range(2)),
+    ]
+    for their_part, weights in pairs:
+        difference = distance(linears(their_part), weights)
+        assert difference.mean() < 1e-6
+    assert theirs.log_ent_coef.item() == pytest.approx(ours.log_alpha.item(), abs=1e-7)
+    assert ours.log_alpha.item() == pytest.approx(-updates * 3e-4, rel=0.01)
