@@ -11,7 +11,9 @@ of this size is arithmetic, the rest is what autograd and the optimisers spend p
 
 Differences: any number of updates per collected step (`replay_ratio`); observations are normalised
 by running statistics inside policy and critics (switch off with `policy.normalize_obs=false`);
-`policy_delay` updates the policy and temperature every so many critic updates, 1 in the paper.
+`policy_delay` updates the policy and temperature every so many critic updates, 1 in the paper. The
+defaults are for thousands of cheap simulations; the paper's are learning_rate 3e-4, tau 0.005,
+policy_delay 1, initial_alpha 1 and replay_ratio 1 from one environment.
 """
 
 from __future__ import annotations
@@ -42,19 +44,19 @@ class SACConfig:
     """Transitions kept; >= batch_size."""
     batch_size: int = 256
     """Transitions per gradient step; >= 1."""
-    replay_ratio: float = 0.05
+    replay_ratio: float = 0.04
     """Gradient steps per environment transition collected; > 0. 1 is the paper's."""
-    learning_starts: int = 10_000
+    learning_starts: int = 5_000
     """Transitions collected with uniformly random actions before learning; >= 1."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Of Adam, for policy, critics and temperature; > 0."""
     gamma: float = 0.99
     """Discount; in [0, 1)."""
-    tau: float = 0.005
+    tau: float = 0.01
     """Share of the critics that moves into their targets at each update; in (0, 1]."""
-    policy_delay: int = 1
+    policy_delay: int = 2
     """Critic updates per policy update; >= 1."""
-    initial_alpha: float = 1.0
+    initial_alpha: float = 0.05
     """Temperature at the start; > 0."""
     target_entropy_per_action: float = -1.0
     """Target entropy divided by the action dimension, nats."""
@@ -88,7 +90,7 @@ class SAC(Algorithm):
     config_class: ClassVar[type] = SACConfig
     loop: ClassVar[str] = "off_policy"
     default_policy: ClassVar[type[Policy]] = SquashedGaussianPolicy
-    default_num_envs: ClassVar[int] = 64
+    default_num_envs: ClassVar[int] = 1024
     requires: ClassVar[tuple[type, ...]] = (HasSquashedDraw,)
 
     policy: SquashedGaussianPolicy
