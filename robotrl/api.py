@@ -7,6 +7,7 @@ from typing import Any
 
 from robotrl.compose import compose, compose_task
 from robotrl.core.errors import UsageError
+from robotrl.deploy.bundle import Bundle
 from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.policy import Policy
 from robotrl.tasks.task import Task
@@ -68,16 +69,23 @@ def evaluate(run: str | Path, episodes: int = 32, seed: int = 1_000, video: bool
     return evaluation.evaluate_run(Path(run), episodes, seed, video)
 
 
-def load_policy(run: str | Path) -> Policy:
-    """Load the policy of a run's newest checkpoint, ready to act.
+def load_policy(path: str | Path) -> Policy | Bundle:
+    """Load the policy of a run's newest checkpoint, or an exported bundle.
 
-    A bundle is loaded by `robotrl.deploy.bundle.Bundle.load`, which needs no torch.
+    Args:
+        path: a run folder or a bundle.
+
+    Returns:
+        A `Policy` (observation groups in, actions in [-1, 1] out, see `Policy.act`) for a run; for a
+        bundle a `Bundle`, which is called with flat observations and returns physical commands.
 
     Raises:
-        UsageError: `run` is not the folder of a run.
-        RobotrlError: its checkpoint is missing or damaged.
+        UsageError: `path` is neither.
+        RobotrlError: the checkpoint or a part of the bundle is missing or damaged.
     """
+    if (Path(path) / "contract.json").is_file():
+        return Bundle.load(Path(path))
     from robotrl.training.restore import load_policy_and_config
 
-    policy, _ = load_policy_and_config(Path(run))
+    policy, _ = load_policy_and_config(Path(path))
     return policy

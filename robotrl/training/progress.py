@@ -12,7 +12,7 @@ from robotrl.core.config import TrainConfig
 
 
 class Progress:
-    """A progress bar on stderr; outside a terminal only the stages are printed, a line each."""
+    """A progress bar on stderr; where that is not a terminal only its last state is printed."""
 
     def __init__(self, config: TrainConfig, enabled: bool) -> None:
         self._bar = RichProgress(
@@ -70,6 +70,10 @@ class Progress:
     def evaluated(self, mean: float) -> None:
         """Remember the last evaluation's mean return."""
         self._evaluation = mean
+
+    def warn(self, message: str) -> None:
+        """Print a line that stays above the bar."""
+        self._bar.console.print(f"robotrl: warning: {message}", style="yellow", highlight=False)
 
     def stage(self, name: str) -> None:
         """Name what happens after training."""

@@ -27,6 +27,9 @@ from robotrl.training.run_folder import RunFolder, write_json
 from robotrl.training.sb3 import Sb3Loop
 from robotrl.training.video import record_video
 
+# of the video in a run's report
+_VIDEO_S = 10.0
+
 LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPolicyLoop, "sb3": Sb3Loop}
 
 
@@ -109,7 +112,7 @@ def _run(
             _export(run, config, loop, summary["mean"])
         if config.video:
             progress.stage("recording")
-            record_video(loop.algorithm.policy, config.task, run.path / "video.mp4", seed=config.eval_seed)
+            _record(run, config, loop, progress)
     write_report(run.path)
     return run.path
 
@@ -171,6 +174,21 @@ def _export(run: RunFolder, config: TrainConfig, loop: Loop, return_mean: float)
     failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
     if failed:
         raise RobotrlError(f"the exported bundle {run.bundle} failed its verification: {'; '.join(failed)}")
+
+
+def _record(run: RunFolder, config: TrainConfig, loop: Loop, progress: Progress) -> None:
+    try:
+        record_video(
+            loop.algorithm.policy,
+            config.task,
+            run.path / "video.mp4",
+            seed=config.eval_seed,
+            episode_s=min(_VIDEO_S, config.task.episode_length_s),
+            task_name=config.task_name,
+        )
+    except RobotrlError as error:
+        # a machine that cannot draw has still trained: say so and keep the run
+        progress.warn(f"no video: {error}")
 
 
 def _evaluation_metrics(result: Any) -> dict[str, float]:
