@@ -1,0 +1,100 @@
+"""What README.md and docs/ show is true: code runs, commands are understood, links lead somewhere."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from robotrl.cli import main
+from robotrl.core.config import from_yaml
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "my_robot"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+IDS = [page.name for page in PAGES]
+
+sys.path.append(str(ROOT / "scripts"))
+from make_task_table import TABLE, task_table  # noqa: E402
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a few steps."""
+    folder = tmp_path_factory.mktemp("readme")
+    options = "total_steps=128 num_envs=4 eval_episodes=2 task.episode_length_s=0.4 algorithm.num_steps=16"
+    words = ["task=pendulum_swingup", "algorithm=ppo", *options.split(), f"runs_dir={folder}"]
+    assert main(["train", *words, "algorithm.hidden=[8]", "policy.hidden=[8]"]) == 0
+    (config,) = folder.rglob("config.yaml")
+    return config.parent
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_python_runs(page: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions print what they show, programs run, and indented excerpts are of the example package."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run / "bundle", tmp_path / "bundle")
+    names: dict[str, object] = {}
+    for number, code in enumerate(blocks(page, "python")):
+        name = f"{page.name}, block {number}"
+        if code.startswith(">>>"):
+            session = doctest.DocTestParser().get_doctest(code, names, name, str(page), 0)
+            report: list[str] = []
+            doctest.DocTestRunner().run(session, out=report.append, clear_globs=False)
+            assert not report, "".join(report)
+            names = session.globs  # the next block continues with these
+        elif code.startswith(" "):
+            assert code in (EXAMPLE / "my_robot" / "__init__.py").read_text()
+        else:
+            exec(compile(code, name, "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_work(
+    page: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training is composed only; everything else really runs, in the order of the page."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLE)
+    copy = shutil.copytree(run, tmp_path / "RUN")
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for line in "".join(blocks(page, "console")).splitlines():
+        assert line.startswith("$ "), line
+        program, *words = shlex.split(line.removeprefix("$ "))
+        if program == "make":
+            assert words[0] in targets
+        elif program == "cd":
+            assert (ROOT / words[0]).is_dir()
+        else:
+            assert program == "robotrl"
+            composes = words[0] == "train" and not {"--resume", "--cfg"} & set(words)
+            assert main([*words, "--cfg"] if composes else words) == 0, f"{line}\n{capsys.readouterr().err}"
+    assert from_yaml(copy / "config.yaml") == from_yaml(run / "config.yaml")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_map_names_every_folder() -> None:
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE))
+    parts = {f"robotrl/{file.parent.name}" for file in (ROOT / "robotrl").glob("*/__init__.py")}
+    shipped = {"configs", "assets", "scripts", "benchmarks", "docs", "examples", "tests"}
+    assert named == parts | shipped
+
+
+def test_task_table_is_current() -> None:
+    assert TABLE.read_text(encoding="utf-8") == task_table(), "run python scripts/make_task_table.py"
