@@ -16,6 +16,7 @@ from robotrl.core.errors import RobotrlError
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.network import PhysicalPolicy
 from robotrl.policies.policy import Policy
+from robotrl.sim.threads import one_torch_thread
 from robotrl.tasks.task import Task
 
 PAIR_ENVS = 8
@@ -25,6 +26,7 @@ LOOP_STEPS = 200
 _STATE = "loop_state"
 
 
+@one_torch_thread()
 @torch.no_grad()
 def record(policy: Policy, task: Task, seed: int = 0) -> dict[str, np.ndarray]:
     """Run the deterministic policy and return the arrays of `golden.npz`.

@@ -29,6 +29,7 @@ from robotrl.export.description import input_terms, model_sha256, output_terms, 
 from robotrl.export.golden import LOOP_STEPS, loop_state
 from robotrl.export.network import PhysicalPolicy
 from robotrl.policies.policy import Policy
+from robotrl.sim.threads import one_torch_thread
 from robotrl.tasks.task import Task
 
 REPLAY_STEPS = 20
@@ -154,6 +155,7 @@ def _groups(loaded: Bundle) -> tuple[str, ...]:
     return tuple(dict.fromkeys(term.group for term in loaded.contract.inputs))
 
 
+@one_torch_thread()
 def _replay(task: Task, loaded: Bundle) -> Check:
     """Feed the recorded actions to the rebuilt task and follow the recorded observations."""
     env, groups = _recorded_env(task, loaded), _groups(loaded)
@@ -174,6 +176,7 @@ def _replay(task: Task, loaded: Bundle) -> Check:
     )
 
 
+@one_torch_thread()
 @torch.no_grad()
 def _closed_loop(task: Task, loaded: Bundle, policy: Policy | None) -> Check:
     """Let the network drive the task and compare it with the training policy wherever it goes."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from robotrl.core.errors import UsageError
 from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.policy import Policy
+from robotrl.sim.threads import one_torch_thread
 from robotrl.tasks.task import Task
 from robotrl.training.run_folder import RunFolder, write_json
 
@@ -52,6 +53,7 @@ class Evaluation:
         return float(low), float(high)
 
 
+@one_torch_thread()
 @torch.no_grad()
 def evaluate(
     policy: Policy, task: Task, episodes: int, seed: int, num_threads: int | None = None
