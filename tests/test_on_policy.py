@@ -237,3 +237,23 @@ def test_ppo_learns_a_bandit_with_a_beta_policy():
 def test_impossible_hyperparameters_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         PPOConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["privilegd"], "did you mean 'privileged'"),
+        ([], "at least one observation group of policy, privileged"),
+    ],
+)
+def test_unknown_critic_groups_are_refused(groups, message):
+    with pytest.raises(UsageError, match=message):
+        ppo(PPOConfig(critic_groups=groups))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_impossible_noise_is_refused(value):
+    with pytest.raises(ValueError, match="initial_std"):
+        GaussianConfig(initial_std=value)
+    with pytest.raises(ValueError, match="noise_std"):
+        DeterministicConfig(noise_std=value)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from robotrl.core.errors import UsageError, unknown_name
+
 Obs = dict[str, Tensor]
 """Observation group name -> (N, D) float32."""
 
@@ -86,7 +88,16 @@ class Specs:
     control_dt_s: float
 
     def obs_dim(self, *groups: str) -> int:
-        """Width of the named groups put side by side."""
+        """Width of the named groups put side by side.
+
+        Raises:
+            UsageError: no group is named, or there is no such group.
+        """
+        if not groups:
+            raise UsageError(f"give at least one observation group of {', '.join(self.observation)}")
+        for group in groups:
+            if group not in self.observation:
+                raise unknown_name("observation group", group, self.observation)
         return sum(term.size for group in groups for term in self.observation[group])
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,8 +26,8 @@ class DeterministicConfig(MlpPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.noise_std < 0:
-            raise ValueError(f"noise_std must be at least 0, got {self.noise_std}")
+        if not 0 <= self.noise_std < math.inf:
+            raise ValueError(f"noise_std must be at least 0 and finite, got {self.noise_std}")
 
 
 class DeterministicPolicy(Policy):

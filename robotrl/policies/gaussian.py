@@ -52,8 +52,8 @@ class GaussianConfig(MlpPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.initial_std <= 0:
-            raise ValueError(f"initial_std must be above 0, got {self.initial_std}")
+        if not 0 < self.initial_std < math.inf:
+            raise ValueError(f"initial_std must be above 0 and finite, got {self.initial_std}")
 
 
 class GaussianPolicy(StochasticPolicy):
@@ -100,7 +100,7 @@ class SquashedGaussianConfig(MlpPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.log_std_min >= self.log_std_max:
+        if not self.log_std_min < self.log_std_max:
             raise ValueError(f"log_std_min {self.log_std_min} must be below log_std_max {self.log_std_max}")
 
 
