@@ -179,7 +179,7 @@ def _evaluate(words: Sequence[str]) -> None:
     parser.add_argument("--video", action="store_true", help="record an episode as MP4")
     args = parser.parse_args(words)
     _at_least("--episodes", args.episodes, 1)
-    _at_least("--seed", args.seed, 0)
+    _check_seed(args.seed)
     from robotrl.training.evaluation import evaluate_run
 
     result = evaluate_run(args.run, args.episodes, args.seed, args.video)
@@ -243,7 +243,7 @@ def _play(words: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the episode (default 0)")
     parser.add_argument("--port", type=int, default=8000, help="port of the browser view (default 8000)")
     args = parser.parse_args(words)
-    _at_least("--seed", args.seed, 0)
+    _check_seed(args.seed)
     if not 0 <= args.port < 65_536:
         raise UsageError(f"--port must be in 0 to 65535, got {args.port}")
     from robotrl.training.play import play
@@ -279,6 +279,11 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 def _at_least(option: str, value: int, low: int) -> None:
     if value < low:
         raise UsageError(f"{option} must be at least {low}, got {value}")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed must be at least 0 and below 2^32, got {seed}")
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

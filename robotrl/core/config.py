@@ -32,7 +32,7 @@ class RunOptions:
     recipe: str | None = None
     """Recipe the run was composed from."""
     seed: int = 0
-    """Of every random draw of the run, at least 0."""
+    """Of every random draw of the run, at least 0 and below 2^32."""
     num_envs: int | None = None
     """Simulations stepped together, at least 1; null for the algorithm's default."""
     total_steps: int = 1_000_000
@@ -42,7 +42,7 @@ class RunOptions:
     eval_episodes: int = 32
     """Episodes per evaluation, at least 1."""
     eval_seed: int = 1_000
-    """Seed of the evaluation's environments, at least 0."""
+    """Seed of the evaluation's environments, at least 0 and below 2^32."""
     checkpoint_every_s: float = 120.0
     """Time between two checkpoints, s, above 0."""
     keep_checkpoints: int = 2
@@ -68,6 +68,10 @@ class RunOptions:
                 _at_least(name, getattr(self, name), 1)
         for name in ("seed", "eval_every", "eval_seed"):
             _at_least(name, getattr(self, name), 0)
+        for name in ("seed", "eval_seed"):
+            # the learner draws from seed + 2^32: no run's environments may
+            if getattr(self, name) >= 2**32:
+                raise ValueError(f"{name} must be below 2^32, got {getattr(self, name)}")
         if not 0 < self.checkpoint_every_s < float("inf"):
             raise ValueError(f"checkpoint_every_s must be above 0 s, got {self.checkpoint_every_s}")
         if not self.runs_dir:
