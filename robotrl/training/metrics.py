@@ -74,10 +74,14 @@ def _cell(name: str, value: float) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read the rows of a metrics file; an empty cell is left out of its row."""
+    """Read the rows of a metrics file; an empty cell is left out of its row.
+
+    So is a last line without its end: a run that was killed or met a full disk wrote half of it.
+    """
     with open(path, newline="") as file:
-        return [
-            {name: float(cell) for name, cell in row.items() if name and cell}
-            for row in csv.DictReader(file)
-            if row["env_steps"]
-        ]
+        whole = [line for line in file if line.endswith("\n")]
+    return [
+        {name: float(cell) for name, cell in row.items() if name and cell}
+        for row in csv.DictReader(whole)
+        if row["env_steps"]
+    ]
