@@ -183,6 +183,7 @@ WRONG_COMMANDS = [
     '{"speed": NaN}',
     '{"turn": [0, 0, 0]}',
     '{"turn": [1e999, 0, 1]}',
+    f'{{"speed": 1{"0" * 400}}}',
     '{"turn": [0, 0]}',
     '{"paused": true, "reset": true}',
     "[" * 1000,

@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             try:
                 self.server.viewer.command(json.loads(body))
-            except (ValueError, RecursionError):
+            except (ValueError, OverflowError, RecursionError):
                 self._answer(400, b"not a command\n", "text/plain")
             else:
                 self._answer(204, b"", "text/plain")
