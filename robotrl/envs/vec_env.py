@@ -65,6 +65,7 @@ class VecEnv:
     def reset(self) -> Obs:
         """Start a new episode everywhere and return its first observation."""
         self._reset(self._all_ids)
+        self._check_terms()
         if self.stagger:
             self.age = torch.randint(self.max_steps, (self.num_envs,), generator=self.rng)
             self._counted = self.age == 0
@@ -142,6 +143,19 @@ class VecEnv:
                 start += term.size
             obs[group] = buffer
         return obs
+
+    def _check_terms(self) -> None:
+        """Refuse values of another shape than their term: `_observe` would repeat them silently."""
+        values = self.task.observe(self.sim)
+        for group, terms in self.specs.observation.items():
+            for term in terms:
+                value = values.get(group, {}).get(term.name)
+                shape = None if value is None else tuple(value.shape)
+                if shape != (self.num_envs, term.size) and (shape != (self.num_envs,) or term.size > 1):
+                    raise UsageError(
+                        f"{type(self.task).__name__}.observe must return {group}/{term.name} with shape "
+                        f"({self.num_envs}, {term.size}), got {shape or 'nothing'}"
+                    )
 
     def _mend(self, failed: Tensor, obs: Obs) -> tuple[Obs, Obs]:
         """Zero the observation rows of failed simulations: they may hold NaN."""
