@@ -33,7 +33,7 @@ ALLOWED = {
         "core", "sim", "tasks", "envs", "networks", "data", "policies", "algorithms", "deploy", "export",
     },
     "compose": {"core"},
-    "api": {"core", "sim", "tasks", "envs", "policies", "training", "compose"},
+    "api": {"core", "sim", "tasks", "envs", "policies", "deploy", "training", "compose"},
     "cli": {"core", "compose", "training", "export", ""},
     "": {"api"},
     "__main__": {"cli"},

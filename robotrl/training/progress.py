@@ -7,6 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 from robotrl.core.config import TrainConfig
 
@@ -18,13 +19,14 @@ class Progress:
         self._bar = RichProgress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[steps]}"),
-            TextColumn("[green]{task.fields[figures]}"),
-            TimeElapsedColumn(),
+            # on a narrow terminal bar and figures give way, the times stay whole
+            TextColumn("[green]{task.fields[figures]}", table_column=Column()),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TextColumn("eta"),
-            TimeRemainingColumn(elapsed_when_finished=False),
+            TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
             disable=not enabled,
             refresh_per_second=4,
