@@ -1,9 +1,10 @@
 """Make the pictures of the README: the robots, a controller at work, the report page of a run.
 
-    python scripts/make_pictures.py [--report RUN] [--episode RUN]
+    python scripts/make_pictures.py [--report RUN] [--episode FILE RUN]...
+    python scripts/make_pictures.py --report QUICKSTART --episode walk.png QUICKSTART --episode arm.png ARM
 
 RUN is the folder of a finished run: one whose report is photographed (that needs a Chromium on the
-path, robotrl itself does not), one whose controller is drawn.
+path, robotrl itself does not), others whose controllers are drawn at work.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from robotrl.training.report import write_report
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 ROBOTS = ("walker_walk", "cheetah_run", "Ant-v5", "hopper_hop")
 ROBOT_SIZE = (300, 240)
-FRAME_SIZE = (240, 200)
-FRAMES = 5
+FRAME_SIZE = (200, 160)
+FRAMES = 6
+STRIP_S = 3.0
 GAP = 4
-REPORT_SIZE = (1080, 800)
+REPORT_SIZE = (1080, 756)
 
 
 def draw_robots(path: Path) -> None:
@@ -50,9 +52,9 @@ def draw_robots(path: Path) -> None:
 
 
 def draw_episode(run: Path, path: Path) -> None:
-    """Draw a run's controller at times that are evenly spread over the first half of an episode."""
-    playback = Playback(*load_controller(run), seed=1)
-    steps = playback.env.max_steps // 2
+    """Draw a run's controller at times that are evenly spread over the first seconds of an episode."""
+    playback = Playback(*load_controller(run), seed=3)
+    steps = round(STRIP_S / playback.dt_s)
     due = np.linspace(0, steps, FRAMES).round().astype(int).tolist()
     pictures = []
     with Renderer(playback.env.sim, *FRAME_SIZE, quality=Quality.VIDEO) as renderer:
@@ -102,11 +104,13 @@ def main() -> None:
     """Make the pictures that were asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--report", metavar="RUN", type=Path, help="run for report.png")
-    parser.add_argument("--episode", metavar="RUN", type=Path, help="run for episode.png")
+    parser.add_argument(
+        "--episode", metavar=("FILE", "RUN"), nargs=2, action="append", default=[], help="a film strip"
+    )
     args = parser.parse_args()
     draw_robots(IMAGES / "robots.png")
-    if args.episode is not None:
-        draw_episode(args.episode, IMAGES / "episode.png")
+    for name, run in args.episode:
+        draw_episode(Path(run), IMAGES / name)
     if args.report is not None:
         draw_report(args.report, IMAGES / "report.png")
 

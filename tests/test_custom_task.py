@@ -25,12 +25,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def robotrl(site: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in `folder` with the package importable."""
+def robotrl(site: Path, folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+    """Run commands in `folder` with the package importable; one process, as importing torch takes long."""
+    code = "import sys; from robotrl.cli import main; sys.exit(max(main(line.split()) for line in sys.stdin))"
     return subprocess.run(
-        [sys.executable, "-m", "robotrl", *words],
+        [sys.executable, "-c", code],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
+        input="\n".join(lines),
         capture_output=True,
         text=True,
         timeout=120,
@@ -38,18 +40,18 @@ def robotrl(site: Path, folder: Path, *words: str) -> subprocess.CompletedProces
 
 
 def test_from_training_to_a_verified_bundle(site: Path, tmp_path: Path) -> None:
-    target = "task._target_=my_robot.MyTask"
-    trained = robotrl(site, tmp_path, "train", target, "algorithm=ppo", "task.target_radius_m=0.04", *SMALL)
-    assert trained.returncode == 0, trained.stderr
+    train = ["train", "task._target_=my_robot.MyTask", "algorithm=ppo", "task.target_radius_m=0.04", *SMALL]
+    program = Path(sys.executable).with_name("robotrl")
+    subprocess.run([program, *train], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, check=True)
     (run,) = (tmp_path / "runs" / "my_task" / "ppo").iterdir()
     assert "target_radius_m: 0.04" in (run / "config.yaml").read_text()
 
-    evaluated = robotrl(site, tmp_path, "evaluate", str(run), "--episodes", "3")
-    assert evaluated.returncode == 0, evaluated.stderr
+    commands = [f"evaluate {run} --episodes 3", f"export {run} --out arm.bundle", "verify arm.bundle"]
+    done = robotrl(site, tmp_path, *commands)
+    assert done.returncode == 0, done.stderr
     assert json.loads((run / "evaluation" / "summary.json").read_text())["episodes"] == 3
+    assert done.stdout.count("passed") == 6
 
-    exported = robotrl(site, tmp_path, "export", str(run), "--out", "arm.bundle")
-    assert exported.returncode == 0, exported.stderr
     contract = json.loads((tmp_path / "arm.bundle" / "contract.json").read_text())
     assert contract["task"]["_target_"] == "my_robot.MyTask"
     assert [(term["name"], term["unit"], term["high"]) for term in contract["outputs"]] == [
@@ -58,23 +60,21 @@ def test_from_training_to_a_verified_bundle(site: Path, tmp_path: Path) -> None:
     ]
     assert str(site) not in json.dumps(contract), "a path of this machine got into the bundle"
 
-    verified = robotrl(site, tmp_path, "verify", "arm.bundle")
-    assert verified.returncode == 0, verified.stderr
-    assert verified.stdout.count("passed") == 6
-
-    # without its package the bundle still acts, but its task cannot be rebuilt
-    refused = robotrl(tmp_path, tmp_path, "verify", "arm.bundle")
+    # without its package the bundle still acts, but its task cannot be built
+    refused = robotrl(tmp_path, tmp_path, "verify arm.bundle")
     assert refused.returncode == 1
     assert "there is no module 'my_robot'" in refused.stderr
 
 
 def test_its_options_are_checked(site: Path, tmp_path: Path) -> None:
-    for word, message in (
-        ("task.target_radius_m=-1", "target_radius_m must be above 0, got -1.0"),
-        ("task.target_radius=1", "unknown key 'task.target_radius' (did you mean 'target_radius_m'?)"),
-        ("task._target_=my_robot.MyTsk", "no 'MyTsk' in the module (did you mean 'MyTask'?)"),
-    ):
-        words = ["task._target_=my_robot.MyTask", word, "algorithm=ppo"]
-        refused = robotrl(site, tmp_path, "train", *words, "--cfg")
-        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-        assert message in refused.stderr
+    words = {
+        "task.target_radius_m=-1": "target_radius_m must be above 0, got -1.0",
+        "task.target_radius=1": "unknown key 'task.target_radius' (did you mean 'target_radius_m'?)",
+        "task._target_=my_robot.MyTsk": "no 'MyTsk' in the module (did you mean 'MyTask'?)",
+    }
+    lines = [f"train task._target_=my_robot.MyTask {word} algorithm=ppo --cfg" for word in words]
+    refused = robotrl(site, tmp_path, *lines)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    for line, message in zip(refused.stderr.splitlines(), words.values(), strict=True):
+        assert line.startswith("robotrl: error: ")
+        assert message in line
