@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check
-CHECKED := robotrl tests scripts
+CHECKED := robotrl tests scripts examples
 
 .PHONY: demo test lint venv
 

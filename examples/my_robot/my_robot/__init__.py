@@ -80,6 +80,6 @@ class MyTask(Task):
         """0.9 for being at the target, 0.1 for little torque: at most 1 a step."""
         distance = self.to_target(sim).norm(dim=1)
         return {
-            "reach": 0.9 * tolerance(distance, (0.0, self.target_radius_m), margin=0.3),
+            "reach": 0.9 * tolerance(distance, (0.0, self.target_radius_m), 0.1, "long_tail"),
             "calm": 0.1 * tolerance(action, margin=2.0, sigmoid="quadratic", value_at_margin=0.0).mean(1),
         }
