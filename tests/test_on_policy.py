@@ -61,8 +61,9 @@ def test_gae_by_hand():
     # deltas: 1 + 1 - 1 = 1;  1 + 1.5 - 2 = 0.5;  1 + 2 - 3 = 0
     # A2 = 0;  A1 = 0.5;  A0 = 1 + 0.25 * 0.5 = 1.125
     reward, values = torch.ones(3, 1), torch.tensor([[1.0], [2.0], [3.0]])
+    done = torch.zeros(3, 1, dtype=torch.bool)
     advantage = generalized_advantage(
-        reward, values, torch.tensor([[2.0], [3.0], [4.0]]), torch.zeros(3, 1, dtype=torch.bool), 0.5, 0.5
+        reward, values, torch.tensor([[2.0], [3.0], [4.0]]), done, ~done, 0.5, 0.5
     )
     torch.testing.assert_close(advantage, torch.tensor([[1.125], [0.5], [0.0]]))
 
@@ -75,10 +76,26 @@ def test_gae_is_cut_at_an_episode_end_but_keeps_its_own_bootstrap():
         torch.tensor([[1.0], [2.0], [3.0]]),
         torch.tensor([[2.0], [3.0], [40.0]]),
         done,
+        torch.ones(3, 1, dtype=torch.bool),
         0.5,
         0.5,
     )
     torch.testing.assert_close(advantage, torch.tensor([[1.125], [0.5], [18.0]]))
+
+
+def test_gae_takes_nothing_from_a_failed_step():
+    # as above, but the simulation fails at t = 1: A0 is its own delta, 1, whatever the failure answered
+    failed = torch.tensor([[False], [True], [False]])
+    advantage = generalized_advantage(
+        torch.tensor([[1.0], [-50.0], [1.0]]),
+        torch.tensor([[1.0], [2.0], [3.0]]),
+        torch.tensor([[2.0], [300.0], [40.0]]),
+        failed,
+        ~failed,
+        0.5,
+        0.5,
+    )
+    torch.testing.assert_close(advantage, torch.tensor([[1.0], [0.0], [18.0]]))
 
 
 def test_successor_values_bootstrap_from_the_true_last_observation():
@@ -168,11 +185,26 @@ def test_failed_simulations_do_not_touch_the_update():
         rollout, _ = make_rollout([[1.0, 0.5], [0.2, 0.0], [0.4, 0.1]], valid=valid, **ends)
         rollout.action[1, 1] = poison
         rollout.log_prob[1, 1] = -poison
+        rollout.reward[1, 1] = poison
+        assert rollout.final_obs["policy"].shape == (1, 3)  # of that step alone
+        rollout.final_obs["policy"].fill_(poison)
         algorithm = ppo(PPOConfig(num_epochs=2, minibatch_size=2, hidden=[8]))
         algorithm.update(rollout)
         results.append([p.detach().clone() for p in algorithm.parameters])
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_rollout_of_failed_simulations_teaches_nothing():
+    algorithm = PPO(SPECS, GaussianPolicy(SPECS, GaussianConfig(), rng()), PPOConfig(), rng(1))
+    before = copy.deepcopy(algorithm.state_dict())
+    rollout, _ = make_rollout([[0.0, 0.0]], [[0, 0]], [[1, 1]], valid=[[False, False]])
+    assert algorithm.update(rollout) == {}
+    after = algorithm.state_dict()
+    for part in ("policy", "critic", "critic_normalizer"):
+        for name, values in before[part].items():
+            assert torch.equal(values, after[part][name])
+    assert after["optimizer"]["state"] == {}
 
 
 def test_asymmetric_critic_reads_its_own_group_and_policy_does_not():

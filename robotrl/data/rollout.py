@@ -96,14 +96,21 @@ def successor_values(rollout: Rollout, values: Tensor, value: Callable[[Obs], Te
 
 
 def generalized_advantage(
-    reward: Tensor, values: Tensor, next_values: Tensor, done: Tensor, gamma: float, gae_lambda: float
+    reward: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    done: Tensor,
+    valid: Tensor,
+    gamma: float,
+    gae_lambda: float,
 ) -> Tensor:
     """GAE(gamma, lambda) (Schulman et al. 2016, arXiv:1506.02438, eq. 16), (T, N).
 
     delta_t = r_t + gamma V(s'_t) - V(s_t);  A_t = delta_t + gamma lambda A_{t+1}, cut where an episode
     ended. `next_values` is 0 after a terminal step and the final observation's value after a truncation.
+    A step that is not `valid` has delta 0: the one before it bootstraps from V(s'), and no further.
     """
-    delta = reward + gamma * next_values - values
+    delta = (reward + gamma * next_values - values).masked_fill(~valid, 0.0)
     decay = gamma * gae_lambda * (~done).to(reward.dtype)
     advantage = torch.empty_like(delta)
     running = torch.zeros_like(delta[0])

@@ -5,9 +5,10 @@ With ratio r = pi(a|s) / pi_old(a|s) and advantages A from GAE,
     L = -E[min(r A, clip(r, 1 - eps, 1 + eps) A)] + c_v E[(V(s) - R)^2] - c_e E[H(pi(.|s))].
 
 Differences: advantages are normalised per minibatch; observation statistics are merged after the
-update, so that the ratio starts at 1; steps of failed simulations are left out of every loss;
-`schedule=adaptive` moves the learning rate by the measured KL (as in Rudin et al. 2021,
-arXiv:2109.11978) with the estimator E[r - 1 - log r] (Schulman 2020), valid for any policy.
+update, so that the ratio starts at 1; steps of failed simulations are left out of every loss and of
+the returns of the steps before them; `schedule=adaptive` moves the learning rate by the measured KL
+(as in Rudin et al. 2021, arXiv:2109.11978) with the estimator E[r - 1 - log r] (Schulman 2020), valid
+for any policy.
 """
 
 from __future__ import annotations
@@ -125,8 +126,14 @@ class PPO(Algorithm):
         Args:
             batch: T steps of N environments.
             progress: fraction of the training that is done, for the linear schedule.
+
+        Returns:
+            Named scalars; none where every simulation failed and there is nothing to learn from.
         """
         config = self.config
+        rows = batch.valid.flatten().nonzero().squeeze(1)
+        if len(rows) == 0:
+            return {}
         if config.schedule is Schedule.LINEAR:
             self._set_learning_rate(config.learning_rate * (1.0 - progress))
         flat_obs = {group: values.flatten(0, 1) for group, values in batch.obs.items()}
@@ -135,12 +142,11 @@ class PPO(Algorithm):
             next_values = successor_values(batch, values, self.value)
             done = batch.terminated | batch.truncated
             advantages = generalized_advantage(
-                batch.reward, values, next_values, done, config.gamma, config.gae_lambda
+                batch.reward, values, next_values, done, batch.valid, config.gamma, config.gae_lambda
             )
         returns = (advantages + values).flatten()
         advantages, log_probs = advantages.flatten(), batch.log_prob.flatten()
         actions = batch.action.flatten(0, 1)
-        rows = batch.valid.flatten().nonzero().squeeze(1)
 
         metrics: list[dict[str, Tensor]] = []
         for _ in range(config.num_epochs):
