@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +57,6 @@ class VecEnv:
         low, high = self.specs.action_low.double(), self.specs.action_high.double()
         self._action_scale, self._action_offset = (high - low) / 2, (high + low) / 2
         self._all_ids = torch.arange(num_envs)
-        self._never = torch.zeros(num_envs, dtype=torch.bool)
         self.age = torch.zeros(num_envs, dtype=torch.int64)
         # per-episode sums of the reward and its terms; a row is (N,)
         self._sums: dict[str, Tensor] = {"episode/return": torch.zeros(num_envs, dtype=torch.float64)}
@@ -67,8 +68,8 @@ class VecEnv:
         self._reset(self._all_ids)
         self._check_terms()
         if self.stagger:
-            self.age = torch.randint(self.max_steps, (self.num_envs,), generator=self.rng)
-            self._counted = self.age == 0
+            self.age.copy_(torch.randint(self.max_steps, (self.num_envs,), generator=self.rng))
+            self._counted.copy_(self.age == 0)
         self.sim.failed()
         return self._observe()
 
@@ -85,42 +86,41 @@ class VecEnv:
         self.task.before_step(self.sim)
         self.sim.step(ctrl, self.substeps)
         failed = self.sim.failed()
-        any_failed = bool(failed.any())
 
         obs = final_obs = self._observe()
         terms = self.task.reward_terms(self.sim, ctrl)
-        reward = torch.stack(list(terms.values())).sum(0) if len(terms) > 1 else next(iter(terms.values()))
         terminated = self.task.terminated(self.sim)
         if terminated is None:
-            terminated = self._never
-        self.age += 1
-        truncated = self.age >= self.max_steps
-        if any_failed:
-            obs, final_obs = self._mend(failed, obs)
-            reward = reward.masked_fill(failed, 0.0)
+            terminated = torch.zeros(self.num_envs, dtype=torch.bool)
+        if failed.any():
+            obs = final_obs = {g: values.masked_fill(failed.unsqueeze(1), 0.0) for g, values in obs.items()}
             terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
             terminated = terminated & ~failed
-            truncated = truncated | failed
             self.num_diverged += int(failed.sum())
-        truncated = truncated & ~terminated
-
+        reward = functools.reduce(torch.add, terms.values())
         self._accumulate(reward, terms)
-        done = terminated | truncated
+
+        # a few flags per environment: numpy's calls cost a fraction of torch's
+        age = self.age.numpy()
+        age += 1
+        truncated = ((age >= self.max_steps) | failed.numpy()) & ~terminated.numpy()
+        done = truncated | terminated.numpy()
         log: dict[str, Tensor] = {}
-        if bool(done.any()):
-            ids = done.nonzero().squeeze(1)
+        if done.any():
+            ids = torch.from_numpy(done.nonzero()[0])
             log = self._finish(ids, failed)
             self._reset(ids)
             first = self._observe()
-            rows = done.unsqueeze(1)
+            rows = torch.from_numpy(done).unsqueeze(1)
             obs = {group: torch.where(rows, first[group], values) for group, values in obs.items()}
-        return Step(obs, reward.to(torch.float32), terminated.clone(), truncated, final_obs, ~failed, log)
+        valid = torch.from_numpy(~failed.numpy())
+        return Step(obs, reward.float(), terminated, torch.from_numpy(truncated), final_obs, valid, log)
 
     def _to_ctrl(self, action: Tensor) -> Tensor:
         expected = (self.num_envs, self.specs.action_dim)
         if tuple(action.shape) != expected:
             raise UsageError(f"actions must have shape {expected}, got {tuple(action.shape)}")
-        if not bool((action.abs() <= _ACTION_LIMIT).all()):  # False for NaN
+        if not np.abs(action.numpy()).max() <= _ACTION_LIMIT:  # the comparison is False for NaN
             row = int((~(action.abs() <= _ACTION_LIMIT)).any(1).nonzero()[0])
             raise UsageError(
                 f"actions must be finite and in [-1, 1], environment {row} got {action[row].tolist()}"
@@ -128,20 +128,13 @@ class VecEnv:
         return torch.addcmul(self._action_offset, action.double(), self._action_scale)
 
     def _observe(self) -> Obs:
-        """Put the terms of each group side by side in one float32 buffer."""
+        """Put the terms of each group side by side, in float32."""
         values = self.task.observe(self.sim)
         obs = {}
         for group, terms in self.specs.observation.items():
-            buffer = torch.empty(self.num_envs, self.specs.obs_dim(group), dtype=torch.float32)
-            start = 0
-            for term in terms:
-                value = values[group][term.name]
-                if term.size == 1 and value.ndim == 1:
-                    buffer[:, start].copy_(value)
-                else:
-                    buffer[:, start : start + term.size].copy_(value)
-                start += term.size
-            obs[group] = buffer
+            columns = [values[group][term.name] for term in terms]
+            columns = [value if value.ndim == 2 else value.unsqueeze(1) for value in columns]
+            obs[group] = torch.cat(columns, dim=1).float()
         return obs
 
     def _check_terms(self) -> None:
@@ -157,19 +150,14 @@ class VecEnv:
                         f"({self.num_envs}, {term.size}), got {shape or 'nothing'}"
                     )
 
-    def _mend(self, failed: Tensor, obs: Obs) -> tuple[Obs, Obs]:
-        """Zero the observation rows of failed simulations: they may hold NaN."""
-        mended = {group: values.masked_fill(failed.unsqueeze(1), 0.0) for group, values in obs.items()}
-        return mended, mended
-
     def _accumulate(self, reward: Tensor, terms: dict[str, Tensor]) -> None:
-        self._sums["episode/return"] += reward
+        self._sums["episode/return"].numpy()[...] += reward.numpy()
         if len(terms) > 1:
             for name, term in terms.items():
                 key = f"reward/{name}"
                 if key not in self._sums:
                     self._sums[key] = torch.zeros(self.num_envs, dtype=torch.float64)
-                self._sums[key] += term
+                self._sums[key].numpy()[...] += term.numpy()
 
     def _finish(self, ids: Tensor, failed: Tensor) -> dict[str, Tensor]:
         """Return the statistics of the episodes that ended, and clear their sums."""
