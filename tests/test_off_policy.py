@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from robotrl.algorithms.off_policy.sac import SAC, SACConfig
+from robotrl.compose import compose
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import ActionTerm, ObsTerm, Specs, Step
 from robotrl.data.replay import ReplayBuffer, Transitions
@@ -17,6 +18,7 @@ from robotrl.policies.gaussian import (
     SquashedGaussianConfig,
     SquashedGaussianPolicy,
 )
+from robotrl.training.train import train
 
 SPECS = Specs(
     {"policy": (ObsTerm("x", 3, "m"),)},
@@ -91,7 +93,7 @@ def random_batch(seed: int = 0, n: int = 16) -> Transitions:
 
 
 def test_one_update_equals_a_float64_reference():
-    algorithm = sac(learning_rate=1e-2, initial_alpha=0.3, tau=0.1)
+    algorithm = sac(learning_rate=1e-2, initial_alpha=0.3, tau=0.1, policy_delay=1)
     reference = copy.deepcopy(algorithm)
     for module in (reference.policy, reference.critics, reference.target_critics):
         module.double()
@@ -178,8 +180,37 @@ def test_sac_refuses_a_policy_it_cannot_differentiate():
 
 
 @pytest.mark.parametrize(
-    "values", [{"tau": 0.0}, {"replay_ratio": -1.0}, {"batch_size": 0}, {"gamma": 1.0}, {"replay_size": 10}]
+    "values",
+    [
+        {"tau": 0.0},
+        {"tau": 1.5},
+        {"replay_ratio": -1.0},
+        {"replay_ratio": float("inf")},
+        {"learning_rate": float("inf")},
+        {"initial_alpha": float("nan")},
+        {"target_entropy_per_action": float("nan")},
+        {"batch_size": 0},
+        {"gamma": 1.0},
+        {"gamma": float("nan")},
+        {"hidden": [0]},
+        {"hidden": [-3]},
+        {"replay_size": 10},
+    ],
 )
 def test_impossible_hyperparameters_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         SACConfig(**values)
+
+
+def test_replay_too_small_ever_to_learn_is_refused():
+    with pytest.raises(ValueError, match="replay_size 1000 is below learning_starts 5000"):
+        SACConfig(replay_size=1000)
+    assert SACConfig(replay_size=5000, tau=1.0, gamma=0.0).learning_starts == 5000
+
+
+def test_replay_smaller_than_a_control_step_is_refused_before_the_run_folder_is_made(tmp_path):
+    overrides = ["algorithm.replay_size=7", "algorithm.learning_starts=5", "algorithm.batch_size=2"]
+    words = ["algorithm=sac", "task=pendulum_swingup", "num_envs=8", f"runs_dir={tmp_path / 'runs'}"]
+    with pytest.raises(UsageError, match="replay_size 7 cannot take the 8 transitions"):
+        train(compose([*words, *overrides]), show_progress=False)
+    assert not (tmp_path / "runs").exists()

@@ -12,7 +12,13 @@ from robotrl.core.errors import UsageError
 from robotrl.core.types import ActionTerm, ObsTerm, Specs, Step
 from robotrl.data.rollout import RolloutBuffer, generalized_advantage, successor_values
 from robotrl.policies.deterministic import DeterministicConfig, DeterministicPolicy
-from robotrl.policies.gaussian import BetaConfig, BetaPolicy, GaussianConfig, GaussianPolicy
+from robotrl.policies.gaussian import (
+    BetaConfig,
+    BetaPolicy,
+    GaussianConfig,
+    GaussianPolicy,
+    SquashedGaussianConfig,
+)
 
 SPECS = Specs(
     {"policy": (ObsTerm("x", 3, "m"),), "privileged": (ObsTerm("mass", 2, "kg"),)},
@@ -264,7 +270,21 @@ def test_ppo_learns_a_bandit_with_a_beta_policy():
 
 @pytest.mark.parametrize(
     "values",
-    [{"gamma": 1.0}, {"learning_rate": 0.0}, {"num_steps": 0}, {"gae_lambda": 1.5}, {"clip_ratio": -0.1}],
+    [
+        {"gamma": 1.0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("inf")},
+        {"desired_kl": float("nan")},
+        {"num_steps": 0},
+        {"gae_lambda": 1.5},
+        {"clip_ratio": -0.1},
+        {"value_coef": -1.0},
+        {"value_coef": float("nan")},
+        {"entropy_coef": -1e-3},
+        {"entropy_coef": float("inf")},
+        {"hidden": [0]},
+        {"hidden": [8, -3]},
+    ],
 )
 def test_impossible_hyperparameters_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):
@@ -289,3 +309,12 @@ def test_impossible_noise_is_refused(value):
         GaussianConfig(initial_std=value)
     with pytest.raises(ValueError, match="noise_std"):
         DeterministicConfig(noise_std=value)
+
+
+def test_impossible_policies_are_refused():
+    with pytest.raises(ValueError, match="mean_gain must be finite, got inf"):
+        GaussianConfig(mean_gain=float("inf"))
+    with pytest.raises(ValueError, match="log_std_min must be finite, got -inf"):
+        SquashedGaussianConfig(log_std_min=float("-inf"))
+    with pytest.raises(ValueError, match="hidden: layer widths must be at least 1"):
+        BetaConfig(hidden=[8, 0])

@@ -167,6 +167,9 @@ def test_a_run_is_a_run(tmp_path: Path) -> None:
         (["policy.normalize_obs=true"], "policy: normalize_obs must be False, SB3 has no other; got True"),
         (["policy.mean_gain=1"], "policy: mean_gain must be 0.01"),
         (["algorithm.batch_size=1"], "algorithm: batch_size must be at least 2, got 1"),
+        (["algorithm.learning_rate=inf"], "algorithm: learning_rate must be finite, got inf"),
+        (["algorithm.vf_coef=-1"], "algorithm: vf_coef must be at least 0, got -1.0"),
+        (["algorithm.critic_hidden=[8,0]"], "algorithm: critic_hidden: layer widths must be at least 1"),
         (["algorithm.num_steps=10"], r"unknown key 'algorithm.num_steps' \(did you mean 'n_steps'\?\)"),
     ],
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robotrl.core import checks
 from robotrl.core.types import Obs, Specs
 from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.policies.gaussian import MlpPolicyConfig
@@ -26,8 +26,7 @@ class DeterministicConfig(MlpPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.noise_std < math.inf:
-            raise ValueError(f"noise_std must be at least 0 and finite, got {self.noise_std}")
+        checks.at_least(self, 0, "noise_std")
 
 
 class DeterministicPolicy(Policy):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import Tensor, nn
 
+from robotrl.core import checks
 from robotrl.core.types import Specs
 from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.policies.distributions import (
@@ -35,8 +36,7 @@ class MlpPolicyConfig:
     """Normalise observations by running statistics, inside the policy."""
 
     def __post_init__(self) -> None:
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden: layer widths must be at least 1, got {self.hidden}")
+        checks.widths(self, "hidden")
         if not self.obs_groups:
             raise ValueError("obs_groups: name at least one observation group")
 
@@ -52,8 +52,8 @@ class GaussianConfig(MlpPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.initial_std < math.inf:
-            raise ValueError(f"initial_std must be above 0 and finite, got {self.initial_std}")
+        checks.above(self, 0, "initial_std")
+        checks.finite(self, "mean_gain")
 
 
 class GaussianPolicy(StochasticPolicy):
@@ -100,6 +100,7 @@ class SquashedGaussianConfig(MlpPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.finite(self, "log_std_min", "log_std_max")
         if not self.log_std_min < self.log_std_max:
             raise ValueError(f"log_std_min {self.log_std_min} must be below log_std_max {self.log_std_max}")
 

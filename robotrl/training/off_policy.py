@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robotrl.algorithms.off_policy.sac import SAC
+from robotrl.core.errors import UsageError
 from robotrl.data.replay import ReplayBuffer
 from robotrl.envs.vec_env import VecEnv
 from robotrl.training.loop import EpisodeStatistics, Loop
@@ -29,9 +30,15 @@ class OffPolicyLoop(Loop):
     algorithm: SAC
 
     def __init__(self, env: VecEnv, algorithm: SAC, total_steps: int, torch_threads: int) -> None:
+        capacity = algorithm.config.replay_size
+        if capacity < env.num_envs:
+            raise UsageError(
+                f"replay_size {capacity} cannot take the {env.num_envs} transitions of one control step: "
+                "raise algorithm.replay_size or lower num_envs"
+            )
         super().__init__(env, algorithm, total_steps, torch_threads)
         dims = {group: env.specs.obs_dim(group) for group in env.specs.observation}
-        self.buffer = ReplayBuffer(algorithm.config.replay_size, dims, env.specs.action_dim)
+        self.buffer = ReplayBuffer(capacity, dims, env.specs.action_dim)
         self._updates_owed = 0.0
         self._simulator = ThreadPoolExecutor(1, thread_name_prefix="simulator")
         torch.set_num_threads(torch_threads)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
+from robotrl.core import checks
 from robotrl.core.types import Specs
 from robotrl.networks.mlp import Activation
 from robotrl.policies.deterministic import DeterministicConfig, DeterministicPolicy
@@ -140,11 +141,13 @@ class Sb3PPOConfig:
     """Widths of the critic's hidden layers."""
 
     def __post_init__(self) -> None:
-        _check(self, above_0=("learning_rate", "clip_range", "max_grad_norm", "clip_range_vf", "target_kl"))
-        _check(self, at_least=2, counts=("n_steps", "batch_size"))
-        _check(self, at_least=1, counts=("n_epochs",))
-        if not 0 <= self.gae_lambda <= 1:
-            raise ValueError(f"gae_lambda must be in [0, 1], got {self.gae_lambda}")
+        checks.above(self, 0, "learning_rate", "clip_range", "max_grad_norm", "clip_range_vf", "target_kl")
+        checks.at_least(self, 2, "n_steps", "batch_size")
+        checks.at_least(self, 1, "n_epochs")
+        checks.at_least(self, 0, "ent_coef", "vf_coef")
+        checks.within(self, "[0, 1)", "gamma")
+        checks.within(self, "[0, 1]", "gae_lambda")
+        checks.widths(self, "critic_hidden")
 
 
 @dataclass
@@ -171,11 +174,12 @@ class Sb3OffPolicyConfig:
     """Widths of the critics' hidden layers."""
 
     def __post_init__(self) -> None:
-        _check(self, above_0=("learning_rate", "tau"))
-        _check(self, at_least=1, counts=("buffer_size", "batch_size", "train_freq"))
-        _check(self, at_least=0, counts=("learning_starts",))
-        if self.tau > 1:
-            raise ValueError(f"tau must be in (0, 1], got {self.tau}")
+        checks.above(self, 0, "learning_rate")
+        checks.at_least(self, 1, "buffer_size", "batch_size", "train_freq")
+        checks.at_least(self, 0, "learning_starts")
+        checks.within(self, "[0, 1)", "gamma")
+        checks.within(self, "(0, 1]", "tau")
+        checks.widths(self, "critic_hidden")
         if self.gradient_steps < 1 and self.gradient_steps != -1:
             raise ValueError(f"gradient_steps must be at least 1, or -1, got {self.gradient_steps}")
 
@@ -191,6 +195,7 @@ class Sb3SACConfig(Sb3OffPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.finite(self, "target_entropy")
         if not re.fullmatch(r"auto|(auto_)?(\d+(\.\d*)?|\.\d+)(e-?\d+)?", self.ent_coef):
             raise ValueError(f"ent_coef must be auto, auto_NUMBER or a number, got {self.ent_coef!r}")
 
@@ -212,19 +217,5 @@ class Sb3TD3Config(Sb3OffPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self, at_least=1, counts=("policy_delay",))
-        _check(self, at_least=0, counts=("target_policy_noise", "target_noise_clip"))
-
-
-def _check(
-    config: Any, above_0: tuple[str, ...] = (), at_least: int = 0, counts: tuple[str, ...] = ()
-) -> None:
-    for name in above_0:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
-    for name in counts:
-        if not getattr(config, name) >= at_least:
-            raise ValueError(f"{name} must be at least {at_least}, got {getattr(config, name)}")
-    if not 0 <= config.gamma < 1:
-        raise ValueError(f"gamma must be in [0, 1), got {config.gamma}")
+        checks.at_least(self, 1, "policy_delay")
+        checks.at_least(self, 0, "target_policy_noise", "target_noise_clip")

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from robotrl.algorithms.algorithm import Algorithm
+from robotrl.core import checks
 from robotrl.core.types import Obs, Specs
 from robotrl.data.replay import Transitions
 from robotrl.networks.flat_adam import FlatAdam
@@ -41,7 +42,7 @@ class SACConfig:
     """Hyperparameters of SAC."""
 
     replay_size: int = 1_000_000
-    """Transitions kept; >= batch_size."""
+    """Transitions kept; >= batch_size, learning_starts and the number of simulations."""
     batch_size: int = 256
     """Transitions per gradient step; >= 1."""
     replay_ratio: float = 0.04
@@ -70,18 +71,15 @@ class SACConfig:
     """Observation groups of the critics; add "privileged" for asymmetric critics."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "learning_starts", "num_critics", "policy_delay"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("replay_ratio", "learning_rate", "initial_alpha"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.replay_size < self.batch_size:
-            raise ValueError(f"replay_size {self.replay_size} is below batch_size {self.batch_size}")
-        if not 0 <= self.gamma < 1:
-            raise ValueError(f"gamma must be in [0, 1), got {self.gamma}")
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau must be in (0, 1], got {self.tau}")
+        checks.at_least(self, 1, "batch_size", "learning_starts", "num_critics", "policy_delay")
+        checks.above(self, 0, "replay_ratio", "learning_rate", "initial_alpha")
+        checks.finite(self, "target_entropy_per_action")
+        checks.within(self, "[0, 1)", "gamma")
+        checks.within(self, "(0, 1]", "tau")
+        checks.widths(self, "hidden")
+        for name in ("batch_size", "learning_starts"):
+            if self.replay_size < getattr(self, name):
+                raise ValueError(f"replay_size {self.replay_size} is below {name} {getattr(self, name)}")
 
 
 class SAC(Algorithm):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from robotrl.algorithms.algorithm import Algorithm
+from robotrl.core import checks
 from robotrl.core.types import Obs, Specs
 from robotrl.data.rollout import Rollout, generalized_advantage, successor_values
 from robotrl.networks.mlp import MLP, Activation, Init
@@ -73,16 +74,12 @@ class PPOConfig:
     """Observation groups of the critic; add "privileged" for an asymmetric critic."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "num_epochs", "minibatch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "desired_kl", "clip_ratio", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not 0 <= self.gamma < 1:
-            raise ValueError(f"gamma must be in [0, 1), got {self.gamma}")
-        if not 0 <= self.gae_lambda <= 1:
-            raise ValueError(f"gae_lambda must be in [0, 1], got {self.gae_lambda}")
+        checks.at_least(self, 1, "num_steps", "num_epochs", "minibatch_size")
+        checks.above(self, 0, "learning_rate", "desired_kl", "clip_ratio", "max_grad_norm")
+        checks.at_least(self, 0, "value_coef", "entropy_coef")
+        checks.within(self, "[0, 1)", "gamma")
+        checks.within(self, "[0, 1]", "gae_lambda")
+        checks.widths(self, "hidden")
 
 
 class PPO(Algorithm):

@@ -1,0 +1,51 @@
+"""Checks of a configuration's fields, for its `__post_init__`: NaN and infinity pass none of them.
+
+Each takes the names of the fields and raises a `ValueError` that names the first one out of bounds. A
+field that is None is left unset on purpose and passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+
+def finite(config: Any, *names: str) -> None:
+    """Check that fields are finite."""
+    _check(config, names, lambda value: True, "finite")
+
+
+def above(config: Any, low: float, *names: str) -> None:
+    """Check that fields are finite and > `low`."""
+    _check(config, names, lambda value: value > low, f"above {low}")
+
+
+def at_least(config: Any, low: float, *names: str) -> None:
+    """Check that fields are finite and >= `low`."""
+    _check(config, names, lambda value: value >= low, f"at least {low}")
+
+
+def within(config: Any, interval: str, *names: str) -> None:
+    """Check that fields lie in an interval, written as in mathematics: "[0, 1)"."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    ends = ([low] if interval[0] == "[" else []) + ([high] if interval[-1] == "]" else [])
+    _check(config, names, lambda value: low < value < high or value in ends, f"in {interval}")
+
+
+def widths(config: Any, *names: str) -> None:
+    """Check that fields are lists of layer widths, each >= 1."""
+    for name in names:
+        if any(width < 1 for width in getattr(config, name)):
+            raise ValueError(f"{name}: layer widths must be at least 1, got {getattr(config, name)}")
+
+
+def _check(config: Any, names: tuple[str, ...], holds: Callable[[Any], bool], expected: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if not abs(value) < math.inf:  # False for NaN; math.isfinite refuses integers beyond floats
+            raise ValueError(f"{name} must be finite, got {value}")
+        if not holds(value):
+            raise ValueError(f"{name} must be {expected}, got {value}")
