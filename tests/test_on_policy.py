@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from robotrl.algorithms.on_policy.ppo import PPO, PPOConfig, Schedule
 from robotrl.core.errors import UsageError
 from robotrl.core.types import ActionTerm, ObsTerm, Specs, Step
 from robotrl.data.rollout import RolloutBuffer, generalized_advantage, successor_values
+from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.deterministic import DeterministicConfig, DeterministicPolicy
+from robotrl.policies.distributions import DiagonalGaussian
 from robotrl.policies.gaussian import (
     BetaConfig,
     BetaPolicy,
@@ -19,6 +22,9 @@ from robotrl.policies.gaussian import (
     GaussianPolicy,
     SquashedGaussianConfig,
 )
+from robotrl.policies.policy import Policy
+from robotrl.tasks.control_suite.pendulum import Pendulum
+from robotrl.training.on_policy import OnPolicyLoop
 
 SPECS = Specs(
     {"policy": (ObsTerm("x", 3, "m"),), "privileged": (ObsTerm("mass", 2, "kg"),)},
@@ -250,6 +256,46 @@ def test_ppo_refuses_a_policy_without_density():
     policy = DeterministicPolicy(SPECS, DeterministicConfig(hidden=[8]), rng())
     with pytest.raises(UsageError, match=r"PPO needs a policy with .*density|log-probability"):
         ppo(policy=policy)
+
+
+class HalfADensity(Policy):
+    """What a user may write: a policy of their own, no subclass of ours with a density."""
+
+    def __init__(self, specs: Specs) -> None:
+        super().__init__(specs, ["policy"], normalize_obs=True)
+        self.mean = torch.nn.Linear(self.obs_dim, self.action_dim)
+
+    def forward(self, flat):
+        return self.mean(self.normalize(flat)).clamp(-1, 1)
+
+    def act(self, obs, deterministic=False, rng=None):
+        return self(self.flatten(obs))
+
+    def log_prob(self, obs, action):
+        return self.distribution(obs).log_prob(action)
+
+    def entropy(self, obs):
+        return self.distribution(obs).entropy()
+
+
+class WholeDensity(HalfADensity):
+    def distribution(self, obs):
+        return DiagonalGaussian(self.mean(self.normalize(self.flatten(obs))), torch.zeros(self.action_dim))
+
+    def to_bounds(self, action):
+        return action.clamp(-1, 1)
+
+
+def test_ppo_trains_any_policy_that_has_the_capability_and_refuses_half_of_it():
+    env = VecEnv(Pendulum(), 2, seed=0, num_threads=1)
+    config = PPOConfig(num_steps=4, num_epochs=1, hidden=[8])
+    with pytest.raises(UsageError, match=r"PPO needs a policy with .*, which HalfADensity has not"):
+        PPO(env.specs, HalfADensity(env.specs), config, rng())
+    algorithm = PPO(env.specs, WholeDensity(env.specs), config, rng())
+    before = algorithm.policy.mean.weight.detach().clone()
+    metrics = OnPolicyLoop(env, algorithm, total_steps=8, torch_threads=1).iterate()
+    assert metrics["policy/entropy"] == pytest.approx(0.5 * math.log(2 * math.pi * math.e))
+    assert not torch.equal(algorithm.policy.mean.weight, before)
 
 
 def test_ppo_learns_a_bandit_with_a_beta_policy():

@@ -101,7 +101,18 @@ class StochasticPolicy(Policy):
 
 @runtime_checkable
 class HasDensity(Protocol):
-    """Capability: log-probability and entropy of the action distribution."""
+    """Capability: log-probability and entropy of the action distribution.
+
+    Learners that evaluate one state's distribution several ways take it whole, as `distribution`.
+    """
+
+    def distribution(self, obs: Obs) -> ActionDistribution:
+        """p(a | s) for a batch of raw observations."""
+        ...
+
+    def to_bounds(self, action: Tensor) -> Tensor:
+        """Map a draw of `distribution`, (B, A), to an action in [-1, 1]; identity if bounded."""
+        ...
 
     def log_prob(self, obs: Obs, action: Tensor) -> Tensor:
         """Log density of (B, A), (B,)."""
