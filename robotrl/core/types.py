@@ -128,7 +128,9 @@ class Step:
         final_obs: group -> (N, D) float32, the true successor in every row, before any reset. It is
             the same tensor as `obs` where no episode ended.
         valid: (N,) bool, False where the simulation failed: the transition must not be learned from.
-        log: statistics of the episodes that ended in this step, name -> (K,) float64.
+        log: what to log, name -> float32: `reward/total` and, where there are several terms,
+            `reward/<term>` of this step, (N,); `episode/return` and `episode/length` of the K whole
+            episodes that ended in it, (K,).
     """
 
     obs: Obs

@@ -58,8 +58,7 @@ class VecEnv:
         self._action_scale, self._action_offset = (high - low) / 2, (high + low) / 2
         self._all_ids = torch.arange(num_envs)
         self.age = torch.zeros(num_envs, dtype=torch.int64)
-        # per-episode sums of the reward and its terms; a row is (N,)
-        self._sums: dict[str, Tensor] = {"episode/return": torch.zeros(num_envs, dtype=torch.float64)}
+        self._return = torch.zeros(num_envs, dtype=torch.float64)
         self._counted = torch.ones(num_envs, dtype=torch.bool)
         self.num_diverged = 0
 
@@ -98,23 +97,24 @@ class VecEnv:
             terminated = terminated & ~failed
             self.num_diverged += int(failed.sum())
         reward = functools.reduce(torch.add, terms.values())
-        self._accumulate(reward, terms)
-
+        self._return.numpy()[...] += reward.numpy()
+        # to float32 by copies: a term may be a live view of the state
+        log = {f"reward/{name}": term.float() for name, term in terms.items()} if len(terms) > 1 else {}
+        log["reward/total"] = reward.float()
         # a few flags per environment: numpy's calls cost a fraction of torch's
         age = self.age.numpy()
         age += 1
         truncated = ((age >= self.max_steps) | failed.numpy()) & ~terminated.numpy()
         done = truncated | terminated.numpy()
-        log: dict[str, Tensor] = {}
         if done.any():
             ids = torch.from_numpy(done.nonzero()[0])
-            log = self._finish(ids, failed)
+            log |= self._finished(ids, failed)
             self._reset(ids)
             first = self._observe()
             rows = torch.from_numpy(done).unsqueeze(1)
             obs = {group: torch.where(rows, first[group], values) for group, values in obs.items()}
         valid = torch.from_numpy(~failed.numpy())
-        return Step(obs, reward.float(), terminated, torch.from_numpy(truncated), final_obs, valid, log)
+        return Step(obs, log["reward/total"], terminated, torch.from_numpy(truncated), final_obs, valid, log)
 
     def _to_ctrl(self, action: Tensor) -> Tensor:
         expected = (self.num_envs, self.specs.action_dim)
@@ -150,23 +150,13 @@ class VecEnv:
                         f"({self.num_envs}, {term.size}), got {shape or 'nothing'}"
                     )
 
-    def _accumulate(self, reward: Tensor, terms: dict[str, Tensor]) -> None:
-        self._sums["episode/return"].numpy()[...] += reward.numpy()
-        if len(terms) > 1:
-            for name, term in terms.items():
-                key = f"reward/{name}"
-                if key not in self._sums:
-                    self._sums[key] = torch.zeros(self.num_envs, dtype=torch.float64)
-                self._sums[key].numpy()[...] += term.numpy()
-
-    def _finish(self, ids: Tensor, failed: Tensor) -> dict[str, Tensor]:
-        """Return the statistics of the episodes that ended, and clear their sums."""
+    def _finished(self, ids: Tensor, failed: Tensor) -> dict[str, Tensor]:
+        """Return the statistics of the episodes that ended: whole ones, of sound simulations."""
+        log = {"sim/diverged": failed.sum().float().reshape(1)} if failed.any() else {}
         counted = ids[self._counted[ids] & ~failed[ids]]
-        log = {name: sums[counted] for name, sums in self._sums.items()} if len(counted) else {}
         if len(counted):
-            log["episode/length"] = self.age[counted].double()
-        if bool(failed.any()):
-            log["sim/diverged"] = failed.sum().double().reshape(1)
+            log["episode/return"] = self._return[counted].float()
+            log["episode/length"] = self.age[counted].float()
         return log
 
     def _reset(self, ids: Tensor) -> None:
@@ -175,8 +165,7 @@ class VecEnv:
         self.sim.forward(ids)
         self.age[ids] = 0
         self._counted[ids] = True
-        for sums in self._sums.values():
-            sums[ids] = 0.0
+        self._return[ids] = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that continues bit for bit."""
@@ -185,7 +174,7 @@ class VecEnv:
             "rng": self.rng.get_state(),
             "age": self.age.clone(),
             "counted": self._counted.clone(),
-            "sums": {name: sums.clone() for name, sums in self._sums.items()},
+            "return": self._return.clone(),
             "num_diverged": self.num_diverged,
         }
 
@@ -195,7 +184,7 @@ class VecEnv:
         self.rng.set_state(state["rng"])
         self.age.copy_(state["age"])
         self._counted.copy_(state["counted"])
-        self._sums = {name: sums.clone() for name, sums in state["sums"].items()}
+        self._return.copy_(state["return"])
         self.num_diverged = state["num_diverged"]
 
 

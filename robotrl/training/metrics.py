@@ -1,17 +1,18 @@
 """Metrics of a run, as CSV and for TensorBoard. Environment steps are the x axis, always.
 
-The vocabulary: `episode/return`, `episode/length`, `reward/<term>` (sum over an episode), `eval/return`,
-`loss/<name>`, `value/<name>`, `policy/<name>`, `time/env_steps_per_s`, `time/<phase>_s` (cumulative),
-`sim/diverged` (cumulative count).
+The vocabulary: `episode/return`, `episode/length`, `reward/total`, `reward/<term>` (means over control
+steps), `eval/return`, `loss/<name>`, `value/<name>`, `policy/<name>`, `time/env_steps_per_s`,
+`time/<phase>_s` (cumulative), `sim/diverged` (cumulative count).
 """
 
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
+
+from robotrl.core.files import write_aside
 
 _KEYS = ("env_steps", "wall_s")
 
@@ -57,12 +58,14 @@ class MetricsLogger:
     def _rewrite(self, rows: list[dict[str, float]]) -> None:
         for row in rows:
             self._columns += [name for name in row if name not in self._columns]
-        aside = self._path.with_name(f".{self._path.name}.tmp")
-        with open(aside, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self._columns)
-            writer.writerows(_cells(row, self._columns) for row in rows)
-        os.replace(aside, self._path)
+
+        def write(path: Path) -> None:
+            with open(path, "w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(self._columns)
+                writer.writerows(_cells(row, self._columns) for row in rows)
+
+        write_aside(self._path, write)
 
 
 def _cells(row: dict[str, float], columns: list[str]) -> list[str]:
