@@ -7,7 +7,6 @@ leaves. Tensors are stored under their path in the tree; the rest of the tree is
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from robotrl.core.errors import RobotrlError
+from robotrl.core.files import write_aside
 
 FORMAT = "robotrl.checkpoint/1"
 
@@ -29,14 +29,10 @@ def save(path: Path, tree: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(tree, "", tensors)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    metadata = {"format": FORMAT, "tree": json.dumps(skeleton)}
     try:
-        save_file(tensors, aside, metadata={"format": FORMAT, "tree": json.dumps(skeleton)})
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        write_aside(path, lambda aside: save_file(tensors, aside, metadata=metadata))
     except (OSError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
         raise RobotrlError(f"cannot write checkpoint {path}: {error}") from error
 
 

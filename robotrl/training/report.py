@@ -6,7 +6,6 @@ import base64
 import csv
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 from markupsafe import Markup
 
 from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.files import write_text_aside
 from robotrl.training.charts import Series, histogram, line_chart, short
 from robotrl.training.metrics import read_metrics
 from robotrl.training.run_folder import RunFolder
@@ -44,12 +44,9 @@ def write_report(run: Path) -> Path:
     except jinja2.UndefinedError as error:
         raise RobotrlError(f"a JSON file of the run {folder.path} lacks a field: {error}") from error
     path = folder.path / "report.html"
-    aside = folder.path / f".report.html.{os.getpid()}.tmp"
     try:
-        aside.write_text(page, encoding="utf-8")
-        os.replace(aside, path)
+        write_text_aside(path, page)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise RobotrlError(f"cannot write {path}: {error.strerror}") from error
     return path
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 from robotrl import __version__
 from robotrl.core import checkpoint, config
 from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.files import write_text_aside
 
 _REPORTED_PACKAGES = ("torch", "mujoco", "numpy", "gymnasium", "stable_baselines3")
 
@@ -38,7 +40,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, cfg: config.TrainConfig) -> RunFolder:
-        """Make `<runs_dir>/<task>/<algorithm>/<time>_s<seed>`, numbered where that name is taken."""
+        """Make `<runs_dir>/<task>/<algorithm>/<time>_s<seed>`, numbered where that name is taken.
+
+        A folder that cannot be filled, as on a full disk, is removed again.
+        """
         parent = Path(cfg.runs_dir) / cfg.task_name / cfg.algorithm_class.__name__.lower()
         stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_s{cfg.seed}"
         parent.mkdir(parents=True, exist_ok=True)
@@ -50,9 +55,13 @@ class RunFolder:
                 break
             except FileExistsError:
                 number += 1
-        (path / "config.yaml").write_text(config.to_yaml(cfg))
-        (path / "checkpoints").mkdir()
-        write_json(path / "versions.json", versions())
+        try:
+            (path / "checkpoints").mkdir()
+            write_json(path / "versions.json", versions())
+            write_text_aside(path / "config.yaml", config.to_yaml(cfg))
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
         return cls(path)
 
     @property
@@ -99,6 +108,11 @@ class RunFolder:
             raise RobotrlError(f"run {self.path} has no checkpoint yet: start the training again")
         return found[-1]
 
+    def remove_stale_files(self) -> None:
+        """Remove what a killed process left of a checkpoint it was writing."""
+        for stale in (self.path / "checkpoints").glob(".step_*.tmp"):
+            stale.unlink()
+
     def save_checkpoint(self, env_steps: int, tree: dict[str, Any], keep: int) -> Path:
         """Write a checkpoint and remove all but the newest `keep`."""
         path = self.path / "checkpoints" / f"step_{env_steps:012d}.safetensors"
@@ -108,15 +122,18 @@ class RunFolder:
         return path
 
 
+def steps_of(checkpoint_file: Path) -> int:
+    """Return the environment steps in a checkpoint's name."""
+    return int(checkpoint_file.stem.removeprefix("step_"))
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside, then rename it into place."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+    """Write JSON, whole or not at all.
+
+    Raises:
+        ValueError: `content` holds NaN or infinity, which JSON has not.
+    """
+    write_text_aside(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def versions() -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""Writing files so that a name holds the whole new content or what it held before, never half of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_aside(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a temporary file beside `path`, then rename it into place.
+
+    The content is on the disk before the name points to it, so that a power cut cannot leave an empty
+    file. Whatever goes wrong, the temporary file is removed and `path` is as it was.
+
+    Args:
+        path: of the file to make or to replace.
+        write: gets the path of the temporary file and writes it whole.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(aside)
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_text_aside(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 by `write_aside`."""
+    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
