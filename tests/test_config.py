@@ -165,7 +165,7 @@ def test_sweep_expands_every_combination(toy_configs: Path) -> None:
         ("task.noise=3", "task.noise: expected Noise, got 3"),
         ("task.speed_m_s=-1", "task: speed_m_s must be at least 0, got -1.0"),
         ("seed=-1", "seed must be at least 0, got -1"),
-        ("seed=4294967296", "seed must be below 2^32, got 4294967296"),
+        ("seed=1073741824", "seed must be below 2^30, got 1073741824"),
         ("checkpoint_every_s=0", "checkpoint_every_s must be above 0 s, got 0.0"),
         ("checkpoint_every_s=.nan", "checkpoint_every_s: expected float, got '.nan'"),
         ("checkpoint_every_s=nan", "checkpoint_every_s must be above 0 s, got nan"),

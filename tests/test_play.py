@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from robotrl.core import checkpoint
-from robotrl.core.config import TrainConfig, to_yaml
+from robotrl.core.config import TrainConfig, evaluation_seed, to_yaml
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.bundle import Bundle
 from robotrl.envs.vec_env import VecEnv
@@ -41,7 +41,7 @@ def still(obs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def test_playback_adds_up_the_rewards_and_begins_again() -> None:
     playback = Playback(still, Walker(episode_length_s=0.25), "walker", seed=2)
-    env = VecEnv(Walker(episode_length_s=0.25), 1, seed=2)
+    env = VecEnv(Walker(episode_length_s=0.25), 1, seed=evaluation_seed(2))
     env.reset()
     total = 0.0
     for i in range(9):

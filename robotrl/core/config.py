@@ -22,6 +22,14 @@ from robotrl.core.catalog import GROUPS
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.schema import fill, first_line, load_target, path_of, plain, schema_of, unknown_key
 
+SEEDS = 2**30
+"""Seeds are at least 0 and below this: torch's generators keep the low 32 bits of a seed only."""
+
+
+def evaluation_seed(seed: int) -> int:
+    """Return the generator seed of an evaluation: in [2^31, 2^31 + 2^30), where no training draws."""
+    return seed + 2**31
+
 
 @dataclass
 class RunOptions:
@@ -32,7 +40,7 @@ class RunOptions:
     recipe: str | None = None
     """Recipe the run was composed from."""
     seed: int = 0
-    """Of every random draw of the run, at least 0 and below 2^32."""
+    """Of every random draw of the run, at least 0 and below 2^30."""
     num_envs: int | None = None
     """Simulations stepped together, at least 1; null for the algorithm's default."""
     total_steps: int = 1_000_000
@@ -42,7 +50,7 @@ class RunOptions:
     eval_episodes: int = 32
     """Episodes per evaluation, at least 1."""
     eval_seed: int = 1_000
-    """Seed of the evaluation's environments, at least 0 and below 2^32."""
+    """Seed of the evaluation's environments, at least 0 and below 2^30."""
     checkpoint_every_s: float = 120.0
     """Time between two checkpoints, s, above 0."""
     keep_checkpoints: int = 2
@@ -53,6 +61,8 @@ class RunOptions:
     """Threads of the learner's tensor operations, at least 1; null lets the run choose."""
     export: bool = True
     """Whether the trained policy is exported and the bundle verified."""
+    allow_simulation_only: bool = False
+    """Whether a policy may be exported that acts on what exists in simulation only."""
     video: bool = False
     """Whether the final evaluation records a video."""
     runs_dir: str = "runs"
@@ -69,9 +79,8 @@ class RunOptions:
         for name in ("seed", "eval_every", "eval_seed"):
             _at_least(name, getattr(self, name), 0)
         for name in ("seed", "eval_seed"):
-            # the learner draws from seed + 2^32: no run's environments may
-            if getattr(self, name) >= 2**32:
-                raise ValueError(f"{name} must be below 2^32, got {getattr(self, name)}")
+            if getattr(self, name) >= SEEDS:
+                raise ValueError(f"{name} must be below 2^30, got {getattr(self, name)}")
         if not 0 < self.checkpoint_every_s < float("inf"):
             raise ValueError(f"checkpoint_every_s must be above 0 s, got {self.checkpoint_every_s}")
         if not self.runs_dir:

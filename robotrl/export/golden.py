@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from robotrl.core.config import evaluation_seed
 from robotrl.core.errors import RobotrlError
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.network import PhysicalPolicy
@@ -40,7 +41,7 @@ def record(policy: Policy, task: Task, seed: int = 0) -> dict[str, np.ndarray]:
         RobotrlError: the policy returned a value that is not finite.
     """
     physical = PhysicalPolicy(policy).eval()
-    env = VecEnv(task, PAIR_ENVS, seed=seed)
+    env = VecEnv(task, PAIR_ENVS, seed=evaluation_seed(seed))
     obs = env.reset()
     pairs: list[dict[str, np.ndarray]] = []
     for t in range(PAIR_STEPS):
@@ -49,7 +50,7 @@ def record(policy: Policy, task: Task, seed: int = 0) -> dict[str, np.ndarray]:
             pairs.append({"observation": flat.numpy(), "action": physical(flat).numpy()})
         obs = env.step(_finite(policy(flat))).obs
 
-    env = VecEnv(task, 1, seed=seed + 1, num_threads=1)
+    env = VecEnv(task, 1, seed=evaluation_seed(seed + 1), num_threads=1)
     obs = env.reset()
     state = flatten_state(env.state_dict(), _STATE)
     steps: list[dict[str, np.ndarray]] = []

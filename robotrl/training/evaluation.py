@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robotrl.core.errors import UsageError
+from robotrl.core.config import evaluation_seed
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.files import write_aside
 from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
 from robotrl.tasks.task import Task
-from robotrl.training.run_folder import RunFolder, write_json
+from robotrl.training.run_folder import RunFolder, steps_of, write_json
 
 _RESAMPLES = 10_000
 
@@ -60,9 +63,10 @@ def evaluate(
 ) -> Evaluation:
     """Run `episodes` whole episodes with the deterministic policy, one environment each.
 
-    One episode per environment, so that short episodes are not counted more often than long ones.
+    One episode per environment, so that short episodes are not counted more often than long ones. No
+    training draws from the evaluation's random numbers, whatever the two seeds.
     """
-    env = VecEnv(task, episodes, seed=seed, num_threads=num_threads)
+    env = VecEnv(task, episodes, seed=evaluation_seed(seed), num_threads=num_threads)
     obs = env.reset()
     returns = torch.zeros(episodes, dtype=torch.float64)
     lengths = torch.zeros(episodes, dtype=torch.int64)
@@ -85,28 +89,45 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation, seed: int, env_steps: int) -> dict[str, Any]:
-    """Write `episodes.csv` and `summary.json`; return the summary."""
+    """Write `episodes.csv` and `summary.json`; return the summary.
+
+    Mean and interval are None where every episode diverged.
+    """
     folder.mkdir(exist_ok=True)
-    episodes = folder / "episodes.csv"
-    aside = folder / ".episodes.csv.tmp"
-    with open(aside, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["episode", "return", "length", "terminated", "valid"])
-        columns = (evaluation.returns, evaluation.lengths, evaluation.terminated, evaluation.valid)
-        for i, (ret, length, terminated, valid) in enumerate(zip(*columns, strict=True)):
-            writer.writerow([i, repr(float(ret)), int(length), bool(terminated), bool(valid)])
-    os.replace(aside, episodes)
-    low, high = evaluation.interval()
+    columns = (evaluation.returns, evaluation.lengths, evaluation.terminated, evaluation.valid)
+
+    def write(path: Path) -> None:
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["episode", "return", "length", "terminated", "valid"])
+            for i, (ret, length, terminated, valid) in enumerate(zip(*columns, strict=True)):
+                writer.writerow([i, repr(float(ret)), int(length), bool(terminated), bool(valid)])
+
+    write_aside(folder / "episodes.csv", write)
+    scores = zip(("mean", "ci_low", "ci_high"), (evaluation.mean, *evaluation.interval()), strict=True)
     summary = {
-        "mean": evaluation.mean,
-        "ci_low": low,
-        "ci_high": high,
+        **{name: value if math.isfinite(value) else None for name, value in scores},
         "episodes": len(evaluation.returns),
         "seed": seed,
         "env_steps": env_steps,
     }
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def evaluated_steps(run: RunFolder) -> int | None:
+    """Return the environment steps of the policy that was evaluated last, None before an evaluation.
+
+    Raises:
+        RobotrlError: the summary of the evaluation is damaged.
+    """
+    path = run.evaluation / "summary.json"
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["env_steps"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RobotrlError(f"{path} is damaged: {error}") from error
 
 
 def evaluate_run(run: Path, episodes: int, seed: int, video: bool = False) -> dict[str, Any]:
@@ -116,7 +137,7 @@ def evaluate_run(run: Path, episodes: int, seed: int, video: bool = False) -> di
         run: the run folder.
         episodes: at least 1.
         seed: of the evaluation environments.
-        video: also record one episode as `video.mp4` in the run folder.
+        video: also record one episode as `video.mp4` in the run folder; one that is there is replaced.
 
     Returns:
         The summary, with the path of the per-episode CSV under "csv" and of the video under "video".
@@ -127,7 +148,7 @@ def evaluate_run(run: Path, episodes: int, seed: int, video: bool = False) -> di
         raise UsageError(f"--episodes must be at least 1, got {episodes}")
     folder = RunFolder(run)
     policy, cfg = load_policy_and_config(run)
-    env_steps = int(folder.latest_checkpoint().stem.removeprefix("step_"))
+    env_steps = steps_of(folder.latest_checkpoint())
     result = evaluate(policy, cfg.task, episodes, seed, cfg.sim_threads)
     summary = save_evaluation(folder.evaluation, result, seed, env_steps)
     summary |= {"csv": str(folder.evaluation / "episodes.csv"), "video": None}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robotrl.core.config import evaluation_seed
 from robotrl.core.types import Obs
 from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.policy import Policy
@@ -41,7 +42,7 @@ class Playback:
     def __init__(self, act: Act, task: Task, task_name: str, seed: int = 0) -> None:
         self.act = act
         self.task_name = task_name
-        self.env = VecEnv(task, 1, seed)
+        self.env = VecEnv(task, 1, evaluation_seed(seed))
         self.episode = 0
         self.last_return: float | None = None
         self.reward_terms: dict[str, float] = {}
