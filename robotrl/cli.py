@@ -12,9 +12,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import robotrl
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
@@ -145,7 +145,7 @@ def _summarize(runs: Sequence[Path]) -> None:
         scores = json.loads((run.evaluation / "summary.json").read_text())
         target = "-"
         if config.target_return is not None:
-            reached = scores["mean"] >= config.target_return
+            reached = scores["mean"] is not None and scores["mean"] >= config.target_return
             target = f"{config.target_return:g} {'reached' if reached else 'NOT reached'}"
         rows.append(
             (
@@ -153,8 +153,7 @@ def _summarize(runs: Sequence[Path]) -> None:
                 config.algorithm_class.__name__,
                 str(config.seed),
                 f"{scores['env_steps']:,}",
-                f"{scores['mean']:.1f}",
-                f"{scores['ci_low']:.1f} to {scores['ci_high']:.1f}",
+                *_score(scores),
                 target,
                 "verified" if config.export else "-",
             )
@@ -162,6 +161,13 @@ def _summarize(runs: Sequence[Path]) -> None:
     _table(["task", "algorithm", "seed", "steps", "return", "95 % interval", "target", "bundle"], rows)
     for path in runs:
         print(f"run folder: {path}  (report: {path / 'report.html'})")
+
+
+def _score(summary: Mapping[str, Any]) -> tuple[str, str]:
+    """Return mean and interval as text."""
+    if summary["mean"] is None:
+        return "none: every episode diverged", "-"
+    return f"{summary['mean']:.1f}", f"{summary['ci_low']:.1f} to {summary['ci_high']:.1f}"
 
 
 def _evaluate(words: Sequence[str]) -> None:
@@ -176,16 +182,21 @@ def _evaluate(words: Sequence[str]) -> None:
         "--episodes", type=int, default=32, help="number of episodes, at least 1 (default 32)"
     )
     parser.add_argument("--seed", type=int, default=1_000, help="seed of the environments (default 1000)")
-    parser.add_argument("--video", action="store_true", help="record an episode as MP4")
+    parser.add_argument(
+        "--video",
+        action="store_true",
+        help="record an episode as video.mp4 in the run folder; one that is there is replaced",
+    )
     args = parser.parse_args(words)
     _at_least("--episodes", args.episodes, 1)
     _check_seed(args.seed)
     from robotrl.training.evaluation import evaluate_run
 
     result = evaluate_run(args.run, args.episodes, args.seed, args.video)
+    mean, interval = _score(result)
     rows = [
-        ("return", f"{result['mean']:.1f}"),
-        ("95 % interval", f"{result['ci_low']:.1f} to {result['ci_high']:.1f}"),
+        ("return", mean),
+        ("95 % interval", interval),
         ("episodes", str(result["episodes"])),
         ("per episode", str(result["csv"])),
     ]
@@ -202,25 +213,37 @@ def _export(words: Sequence[str]) -> None:
         "export runs/NAME\nexport runs/NAME --out walker.bundle",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="folder to create (default: inside the run)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="folder to create (default: bundle in the run, where an older one is replaced)",
+    )
+    parser.add_argument(
+        "--allow-simulation-only",
+        action="store_true",
+        help="export a policy although it acts on what no robot can measure",
+    )
     args = parser.parse_args(words)
     from robotrl.training.exporting import export_run
 
-    print(export_run(args.run, args.out))
+    print(export_run(args.run, args.out, args.allow_simulation_only))
 
 
 def _verify(words: Sequence[str]) -> None:
     parser = _parser(
         "verify",
-        "Check a bundle: its parts fit each other, the recorded actions are reproduced, and a simulated\n"
-        "episode goes as it did with the trained policy. Exit code 1 if a check fails.",
+        "Check a bundle: its parts fit each other, the recorded actions are reproduced, and it controls a\n"
+        "simulated episode. In the folder of its run every action there is compared with the trained\n"
+        "policy's. Exit code 1 if a check fails.",
         "verify runs/NAME/bundle",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder of a bundle")
     args = parser.parse_args(words)
     from robotrl.export.verify import verify_bundle
+    from robotrl.training.exporting import training_policy
 
-    checks = verify_bundle(args.bundle)
+    checks = verify_bundle(args.bundle, training_policy(args.bundle))
     _table(
         ["check", "result", "detail"],
         [(check.name, "passed" if check.passed else "FAILED", check.detail) for check in checks],
@@ -282,8 +305,10 @@ def _at_least(option: str, value: int, low: int) -> None:
 
 
 def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"--seed must be at least 0 and below 2^32, got {seed}")
+    from robotrl.core.config import SEEDS
+
+    if not 0 <= seed < SEEDS:
+        raise UsageError(f"--seed must be at least 0 and below 2^30, got {seed}")
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

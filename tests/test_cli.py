@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from robotrl.cli import main
+from robotrl.core import checkpoint
 from robotrl.core.catalog import available
 from robotrl.core.config import from_yaml
 
@@ -72,7 +73,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
             "train quickstart",
             "cannot read 'quickstart': expected key=value (did you mean recipe=quickstart?)",
         ),
-        ("train walker_walk algorithm=ppo", "(did you mean task=walker_walk?)"),
+        ("train walker_run algorithm=ppo", "(did you mean task=walker_run?)"),
         ("train task=walker_wlk algorithm=ppo", "unknown task 'walker_wlk' (did you mean 'walker_walk'?)"),
         ("train task=walker_walk algorithm=pppo", "unknown algorithm 'pppo' (did you mean 'ppo'?)"),
         ("train recipe=quickstrat", "unknown recipe 'quickstrat' (did you mean 'quickstart'?)"),
@@ -173,6 +174,48 @@ def test_export_elsewhere_and_report(run: Path, tmp_path: Path, capsys: pytest.C
     (run / "report.html").unlink()
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out.strip() == str(run / "report.html")
+
+
+def test_export_replaces_only_the_runs_own_bundle(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(run / "bundle", tmp_path / "other"))
+    before = {file.name: file.read_bytes() for file in other.iterdir()}
+    assert main(["export", str(run), "--out", str(other)]) == 2
+    assert error_line(capsys) == f"{other} exists: give --out a folder that does not, or an empty one"
+    assert {file.name: file.read_bytes() for file in other.iterdir()} == before
+    created = (run / "bundle" / "contract.json").stat().st_mtime_ns
+    assert main(["export", str(run), "--out", str(run / "bundle")]) == 0
+    assert (run / "bundle" / "contract.json").stat().st_mtime_ns > created
+
+
+def closed_loop(bundle: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code of `robotrl verify` and what its table says about the closed loop."""
+    capsys.readouterr()
+    code = main(["verify", str(bundle)])
+    table = capsys.readouterr().out
+    return code, table[table.index("closed loop") :]
+
+
+def test_verify_compares_with_the_training_policy_where_it_is(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, row = closed_loop(run / "bundle", capsys)
+    assert code == 0 and "against the training policy" in row
+    shutil.copytree(run / "bundle", tmp_path / "away")
+    code, row = closed_loop(tmp_path / "away", capsys)
+    assert code == 0 and "training policy not at hand" in row
+    # other weights after as many steps
+    (file,) = (run / "checkpoints").iterdir()
+    tree = checkpoint.load(file)
+    tree["algorithm"]["policy"]["net.flat"] += 0.1
+    checkpoint.save(file, tree)
+    code, row = closed_loop(run / "bundle", capsys)
+    assert code == 1 and row.split("│")[1].strip() == "FAILED"
+    # the run was trained further
+    file.rename(file.with_name("step_000000000999.safetensors"))
+    code, row = closed_loop(run / "bundle", capsys)
+    assert code == 0 and "training policy not at hand" in row
 
 
 def test_a_narrow_terminal_cuts_nothing_off(run: Path) -> None:

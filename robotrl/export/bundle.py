@@ -73,9 +73,8 @@ def export_policy(
         raise RobotrlError(
             f"the policy was made for other observations or actions than {type(task).__name__}'s"
         )
+    check_exportable(policy, task, allow_simulation_only)
     inputs = input_terms(policy.specs, policy.obs_groups)
-    if not allow_simulation_only:
-        refuse_simulation_only(inputs)
     section = describe_task(task, str(provenance.get("task_name") or type(task).__name__))
     policy = copy.deepcopy(policy).cpu().eval()
     golden = io.BytesIO()
@@ -110,6 +109,18 @@ def export_policy(
     except OSError as error:
         raise RobotrlError(f"cannot write the bundle {out}: {error.strerror or error}") from error
     return out
+
+
+def check_exportable(policy: Policy, task: Task, allow_simulation_only: bool = False) -> None:
+    """Refuse what `export_policy` would refuse, before anything is trained.
+
+    Raises:
+        UsageError: an observation exists in simulation only.
+        RobotrlError: the task cannot be rebuilt from its import path and options.
+    """
+    if not allow_simulation_only:
+        refuse_simulation_only(input_terms(policy.specs, policy.obs_groups))
+    describe_task(task, type(task).__name__)
 
 
 def _refuse_foreign(out: Path) -> None:

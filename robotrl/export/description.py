@@ -57,8 +57,9 @@ def refuse_simulation_only(terms: tuple[InputTerm, ...]) -> None:
     names = [f"{term.group}/{term.name}" for term in terms if term.source == Source.SIMULATION.value]
     if names:
         raise UsageError(
-            f"the policy acts on {', '.join(names)}, which exist(s) in simulation only: train it on groups "
-            "that a robot can measure, or allow it with allow_simulation_only=True"
+            f"the policy acts on {', '.join(names)}, which exist(s) in simulation only, so no robot can run "
+            "it: train with export=false, or export it nevertheless with allow_simulation_only=true "
+            "(`robotrl export`: --allow-simulation-only)"
         )
 
 

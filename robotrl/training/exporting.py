@@ -7,26 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from robotrl.core import checkpoint
+from robotrl.core.errors import UsageError
+from robotrl.deploy.contract import CONTRACT_FILE
 from robotrl.export.bundle import export_policy
+from robotrl.policies.policy import Policy
 from robotrl.training.restore import load_policy_and_config
-from robotrl.training.run_folder import RunFolder
+from robotrl.training.run_folder import RunFolder, steps_of
 
 
-def export_run(run: Path, out: Path | None = None) -> Path:
+def export_run(run: Path, out: Path | None = None, allow_simulation_only: bool = False) -> Path:
     """Export the policy of a run's newest checkpoint.
 
     Args:
         run: the run folder.
-        out: the bundle to make, `bundle` inside the run by default; an older bundle there is replaced.
+        out: the bundle to make; `bundle` inside the run by default, where an older one is replaced.
+        allow_simulation_only: see `export_policy`; the run's own option allows it too.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        UsageError: `run` is not a run, or something that is not a bundle lies at `out`.
+        UsageError: `run` is not a run, or something lies at `out`.
         RobotrlError: see `export_policy`.
     """
     folder = RunFolder(run)
+    if out is None or Path(out).resolve() == folder.bundle.resolve():
+        out = folder.bundle
+    elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} exists: give --out a folder that does not, or an empty one")
     policy, config = load_policy_and_config(run)
     # the tensors were read with the policy; no path starts with "-"
     env_steps = checkpoint.load(folder.latest_checkpoint(), prefix="-")["env_steps"]
@@ -37,7 +45,34 @@ def export_run(run: Path, out: Path | None = None) -> Path:
         "return_mean": _return_mean(folder, env_steps),
         "task_name": config.task_name,
     }
-    return export_policy(policy, config.task, out or folder.bundle, provenance=provenance)
+    return export_policy(
+        policy,
+        config.task,
+        out,
+        provenance=provenance,
+        allow_simulation_only=allow_simulation_only or config.allow_simulation_only,
+    )
+
+
+def training_policy(bundle: Path) -> Policy | None:
+    """Return the policy a bundle was exported from, None where it is not at hand.
+
+    It is if the bundle lies in its run's folder and the run has not been trained further since.
+
+    Raises:
+        RobotrlError: the run's configuration or newest checkpoint is damaged.
+    """
+    run = bundle.resolve().parent
+    if not (run / "config.yaml").is_file() or not (checkpoints := RunFolder(run).checkpoints()):
+        return None
+    try:
+        training = json.loads((bundle / CONTRACT_FILE).read_text(encoding="utf-8"))["training"]
+        env_steps = training["env_steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the verification says what is wrong with the bundle
+    if env_steps != steps_of(checkpoints[-1]):
+        return None
+    return load_policy_and_config(run)[0]
 
 
 def _return_mean(folder: RunFolder, env_steps: int) -> float | None:
