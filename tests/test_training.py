@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +21,23 @@ import torch
 
 from robotrl.compose import compose
 from robotrl.core import checkpoint
+from robotrl.core.catalog import available
+from robotrl.core.config import SEEDS, evaluation_seed
 from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.envs.vec_env import VecEnv
+from robotrl.export.bundle import check_exportable
+from robotrl.tasks.control_suite.cartpole import Cartpole
+from robotrl.training import train as train_module
 from robotrl.training.evaluation import Evaluation, evaluate, evaluate_run
 from robotrl.training.metrics import MetricsLogger, read_metrics
-from robotrl.training.restore import load_policy_and_config
+from robotrl.training.progress import Progress
+from robotrl.training.restore import load_policy_and_config, make_policy
 from robotrl.training.run_folder import RunFolder
-from robotrl.training.train import make_loop, resume, train
+from robotrl.training.train import LOOPS, InterruptedRunError, make_loop, resume, train
+
+ONLY_SIMULATED = (
+    r"policy/contact_force/torso.* in simulation only.* export=false, .*allow_simulation_only=true"
+)
 
 TINY = {
     "ppo": ["algorithm=ppo", "num_envs=8", "algorithm.num_steps=16", "algorithm.minibatch_size=64"],
@@ -81,19 +96,23 @@ def wait_for_checkpoint(runs: Path, process: subprocess.Popen) -> RunFolder:
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_kill_and_resume_equals_the_uninterrupted_run(algorithm, tmp_path):
     """Same bits in networks, optimisers, normalisers, replay, generators and simulator state."""
-    steps = "total_steps=40000" if algorithm == "ppo" else "total_steps=12000"
-    whole = RunFolder(train(compose(overrides(algorithm, tmp_path / "whole", steps)), show_progress=False))
+    # one of the two also evaluates on the way
+    steps, every = ("16000", "3000") if algorithm == "ppo" else ("12000", "0")
+    options = [f"total_steps={steps}", f"eval_every={every}"]
+    whole = RunFolder(train(compose(overrides(algorithm, tmp_path / "whole", *options)), show_progress=False))
 
     killed_runs = tmp_path / "killed"
-    process = start(overrides(algorithm, killed_runs, steps, "checkpoint_every_s=0.05"))
+    process = start(overrides(algorithm, killed_runs, *options, "checkpoint_every_s=0.05"))
     run = wait_for_checkpoint(killed_runs, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     killed_at = int(run.latest_checkpoint().stem.removeprefix("step_"))
-    total = int(steps.split("=")[1])
-    assert killed_at < total, "the run ended before it was killed: make it longer"
+    assert killed_at < int(steps), "the run ended before it was killed: make it longer"
 
+    stale = run.path / "checkpoints" / ".step_000000000999.safetensors.77.tmp"
+    stale.write_bytes(b"half a checkpoint")
     resume(run.path, show_progress=False)
+    assert not stale.exists()
     expected, got = flat_tensors(whole.latest_checkpoint()), flat_tensors(run.latest_checkpoint())
     assert expected.keys() == got.keys() and len(expected) > 20
     different = [name for name in expected if not torch.equal(expected[name], got[name])]
@@ -119,6 +138,96 @@ def test_ctrl_c_ends_cleanly_with_a_checkpoint(tmp_path):
     assert read_metrics(run.metrics_file)[-1]["env_steps"] == steps
 
 
+def interrupted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Do what `function` does, with Ctrl-C pressed meanwhile."""
+
+    def pressed(*args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return function(*args, **kwargs)
+
+    return pressed
+
+
+def test_ctrl_c_after_the_training_interrupts_at_once_and_resume_evaluates(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_module, "evaluate", interrupted(evaluate))
+        train(compose(overrides("ppo", tmp_path, "total_steps=256")), show_progress=False)
+    (config_file,) = tmp_path.rglob("config.yaml")
+    run = RunFolder(config_file.parent)
+    before = run.latest_checkpoint().read_bytes()
+    assert not run.evaluation.exists()
+
+    resume(run.path, show_progress=False)
+    assert json.loads((run.evaluation / "summary.json").read_text())["env_steps"] == 256
+    assert "eval/return" in read_metrics(run.metrics_file)[-1]
+    assert (run.path / "report.html").is_file() and run.latest_checkpoint().read_bytes() == before
+    files = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    with pytest.raises(UsageError, match=r"is complete \(256 of 256 steps\)"):
+        resume(run.path, show_progress=False)
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == files
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sb3_ppo"])
+def test_ctrl_c_recommends_only_what_can_be_done(algorithm, tmp_path, monkeypatch):
+    if algorithm == "ppo":
+        options = overrides("ppo", tmp_path)
+    else:
+        pytest.importorskip("stable_baselines3")
+        options = [
+            "task=cartpole_balance",
+            "algorithm=sb3_ppo",
+            "algorithm.n_steps=64",
+            f"runs_dir={tmp_path}",
+        ]
+    config = compose([*options, "total_steps=100000"])
+    loop = LOOPS[config.algorithm_class.loop]
+    monkeypatch.setattr(loop, "iterate", interrupted(loop.iterate))
+    with pytest.raises(InterruptedRunError) as caught:
+        train(config, show_progress=False)
+    run = next(tmp_path.rglob("config.yaml")).parent
+    go_on = f"go on with: robotrl train --resume {run}"
+    stop = f"Sb3PPO cannot be resumed; score what it has learned with: robotrl evaluate {run}"
+    assert str(caught.value).endswith(go_on if algorithm == "ppo" else stop)
+    assert RunFolder(run).latest_checkpoint().is_file()
+
+
+@dataclass
+class NanAtSpeed(Cartpole):
+    """Rewards or observes NaN once the cart moves."""
+
+    what: str = "reward"
+
+    def observe(self, sim):
+        values = super().observe(sim)
+        if self.what == "observation":
+            values["policy"]["cart_velocity"] = values["policy"]["cart_velocity"] + self.nan(sim)[:, 0]
+        return values
+
+    def reward_terms(self, sim, action):
+        nan = self.nan(sim)[:, 0] if self.what == "reward" else 0.0
+        return {name: values + nan for name, values in super().reward_terms(sim, action).items()}
+
+    def nan(self, sim):
+        return torch.where(sim.data("qvel")[:, :1].abs() > 0.5, math.nan, 0.0)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+@pytest.mark.parametrize("what", ["reward", "observation", "learning rate"])
+def test_learning_that_diverges_says_so_and_keeps_its_last_good_checkpoint(algorithm, what, tmp_path):
+    options = overrides(algorithm, tmp_path, "total_steps=20000", "checkpoint_every_s=1e-6")
+    if what == "learning rate":
+        options.append("algorithm.learning_rate=1e38")
+    else:
+        options += [f"task._target_={__name__}.NanAtSpeed", f"task.what={what}"]
+    with pytest.raises(RobotrlError, match=r"^learning diverged at \d+ steps: .*checkpoint") as caught:
+        train(compose(options), show_progress=False)
+    assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
+    run = RunFolder(next(tmp_path.rglob("config.yaml")).parent)
+    for path in run.checkpoints():
+        assert str(caught.value).endswith(f"last checkpoint {run.latest_checkpoint()}")
+        assert all(values.isfinite().all() for values in flat_tensors(path).values())
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
     """A real limit on the file size, met by the checkpoint's writer."""
     process = start(
@@ -136,6 +245,18 @@ def test_runs_never_share_a_folder(tmp_path):
     config = compose(overrides("ppo", tmp_path))
     runs = [RunFolder.create(config).path for _ in range(3)]
     assert len(set(runs)) == 3
+
+
+def test_a_folder_that_cannot_be_filled_is_removed(tmp_path):
+    config = compose(overrides("ppo", tmp_path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            RunFolder.create(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path for path in tmp_path.rglob("*") if path.name.endswith("_s3") or path.is_file()] == []
 
 
 def test_resume_refuses_what_is_not_a_run(tmp_path):
@@ -179,6 +300,77 @@ def test_the_loop_does_not_depend_on_physics_threads():
             loop.iterate()
         finals.append(loop.algorithm.policy.net.flat.detach().clone())
     assert torch.equal(*finals)
+
+
+class FirstObservation:
+    """Stands in for a policy and keeps what it sees first."""
+
+    def __init__(self, env):
+        self.seen = None
+        self.idle = torch.zeros(env.num_envs, env.specs.action_dim)
+
+    def act(self, obs, deterministic):
+        self.seen = obs["policy"].clone() if self.seen is None else self.seen
+        return self.idle
+
+
+def test_no_training_draws_what_an_evaluation_draws(monkeypatch):
+    """torch keeps 32 bits of a seed: seed + 2^32 would be the same stream again."""
+    task = compose(overrides("ppo", Path("unused"))).task
+    env = VecEnv(task, 3, seed=7)
+    policy = FirstObservation(env)
+    evaluate(policy, task, 3, seed=7)
+    assert not torch.equal(policy.seen, env.reset()["policy"])
+    low, high = evaluation_seed(0), evaluation_seed(SEEDS - 1)
+    assert SEEDS <= low < high < 2**32
+
+    def stream(seed):
+        return torch.rand(4, generator=torch.Generator().manual_seed(seed))
+
+    assert torch.equal(stream(1), stream(1 + 2**32))
+    assert not torch.equal(stream(high), stream(high % SEEDS))
+
+
+def test_an_evaluation_without_a_sound_episode_has_no_mean(tmp_path, monkeypatch):
+    def diverged(policy, task, episodes, seed, num_threads=None):
+        ones = np.ones(episodes)
+        return Evaluation(ones, ones, np.zeros(episodes, bool), np.zeros(episodes, bool))
+
+    monkeypatch.setattr(train_module, "evaluate", diverged)
+    options = overrides(
+        "ppo", tmp_path, "total_steps=256", "eval_every=128", "export=true", "target_return=1"
+    )
+    run = RunFolder(train(compose(options), show_progress=False))
+    summary = json.loads((run.evaluation / "summary.json").read_text())
+    assert (summary["mean"], summary["ci_low"], summary["ci_high"]) == (None, None, None)
+    assert json.loads((run.bundle / "contract.json").read_text())["training"]["return_mean"] is None
+    assert "every episode diverged" in (run.path / "report.html").read_text()
+    assert not [name for row in read_metrics(run.metrics_file) for name in row if name.startswith("eval/")]
+
+
+def test_progress_of_a_resumed_run_starts_where_it_was():
+    config = compose(overrides("ppo", Path("unused"), "total_steps=1000"))
+    (task,) = Progress(config, enabled=False, completed=640)._bar.tasks
+    assert (task.completed, task.total) == (640, 1000)
+
+
+def test_ant_is_refused_before_anything_is_made(tmp_path):
+    options = ["task=Ant-v5", "algorithm=ppo", "num_envs=2", f"runs_dir={tmp_path}"]
+    with pytest.raises(UsageError, match=ONLY_SIMULATED):
+        train(compose(options), show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", available("task"))
+def test_every_shipped_task_can_be_exported_or_is_refused_early(task):
+    config = compose([f"task={task}", "algorithm=ppo"])
+    policy = make_policy(config, torch.Generator())
+    if task == "Ant-v5":
+        with pytest.raises(UsageError, match=ONLY_SIMULATED):
+            check_exportable(policy, config.task)
+        check_exportable(policy, config.task, allow_simulation_only=True)
+    else:
+        check_exportable(policy, config.task)
 
 
 def test_bootstrap_interval_of_a_constant_is_the_constant_and_failures_are_left_out():

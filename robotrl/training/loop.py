@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from robotrl.algorithms.algorithm import Algorithm
 from robotrl.envs.vec_env import VecEnv
+
+# other metrics may be undefined: the explained variance of a single transition is
+_MUST_BE_FINITE = ("loss/", "episode/", "reward/")
 
 
 class Loop(ABC):
@@ -25,6 +29,8 @@ class Loop(ABC):
     """
 
     default_torch_threads: ClassVar[int | None]
+    resumable: ClassVar[bool] = True
+    """Whether training continues from a checkpoint."""
 
     def __init__(self, env: VecEnv, algorithm: Algorithm, total_steps: int, torch_threads: int) -> None:
         self.env = env
@@ -38,6 +44,22 @@ class Loop(ABC):
     @abstractmethod
     def iterate(self) -> dict[str, float]:
         """Collect and learn once; return the metrics of this iteration."""
+
+    def not_finite(self, metrics: Mapping[str, float]) -> str | None:
+        """Name what is NaN or infinite now, so that learning cannot go on; None if all is well.
+
+        Args:
+            metrics: of the last iteration.
+        """
+        for name, value in metrics.items():
+            if name.startswith(_MUST_BE_FINITE) and not math.isfinite(value):
+                return f"{name} is {value}"
+        tensors = {
+            f"the policy's {name}": tensor for name, tensor in self.algorithm.policy.state_dict().items()
+        }
+        tensors |= {f"observation group {name!r}": values for name, values in self.obs.items()}
+        bad = (name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
+        return next((f"{name} holds values that are not finite" for name in bad), None)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

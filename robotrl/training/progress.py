@@ -13,9 +13,15 @@ from robotrl.core.config import TrainConfig
 
 
 class Progress:
-    """A progress bar on stderr; where that is not a terminal only its last state is printed."""
+    """A progress bar on stderr; where that is not a terminal only its last state is printed.
 
-    def __init__(self, config: TrainConfig, enabled: bool) -> None:
+    Args:
+        config: of the run.
+        enabled: whether anything is shown.
+        completed: environment steps that a resumed run has behind it.
+    """
+
+    def __init__(self, config: TrainConfig, enabled: bool, completed: int = 0) -> None:
         self._bar = RichProgress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -36,6 +42,7 @@ class Progress:
         self._task = self._bar.add_task(
             f"{config.task_name} · {config.algorithm_class.__name__}",
             total=config.total_steps,
+            completed=completed,
             steps="",
             figures="",
         )

@@ -224,6 +224,7 @@ class Sb3Loop(Loop):
 
     # as SB3 runs by itself
     default_torch_threads: ClassVar[int | None] = None
+    resumable: ClassVar[bool] = False
 
     algorithm: Sb3Algorithm
 

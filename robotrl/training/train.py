@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import torch
 
 from robotrl.core import checkpoint
 from robotrl.core.config import TrainConfig
-from robotrl.core.errors import RobotrlError
+from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.envs.vec_env import VecEnv
-from robotrl.export.bundle import export_policy
+from robotrl.export.bundle import check_exportable, export_policy
 from robotrl.export.verify import verify_bundle
 from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
-from robotrl.training.evaluation import evaluate, save_evaluation
+from robotrl.training.evaluation import Evaluation, evaluate, evaluated_steps, save_evaluation
 from robotrl.training.loop import Loop
 from robotrl.training.metrics import MetricsLogger
 from robotrl.training.off_policy import OffPolicyLoop
@@ -43,10 +44,13 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
     """Train, evaluate, export and verify; return the run folder.
 
     Raises:
-        UsageError: algorithm, policy and task do not fit each other.
-        InterruptedRunError: Ctrl-C; the run has a checkpoint to resume from.
+        UsageError: algorithm, policy and task do not fit each other, or the policy could not be exported.
+        InterruptedRunError: Ctrl-C; the run has a checkpoint.
+        RobotrlError: learning diverged, or something failed after it.
     """
     loop = make_loop(config)
+    if config.export:
+        check_exportable(loop.algorithm.policy, config.task, config.allow_simulation_only)
     run = RunFolder.create(config)
     return _run(run, config, loop, None, show_progress)
 
@@ -55,10 +59,11 @@ def resume(path: Path, *, show_progress: bool = True) -> Path:
     """Continue a run from its newest checkpoint, bit for bit as if it had not stopped.
 
     Raises:
-        UsageError: `path` is not a run folder.
+        UsageError: `path` is not a run folder, or its run is complete or of a kind that cannot be resumed.
         RobotrlError: it has no checkpoint, or a damaged one.
     """
     run = RunFolder(path)
+    run.remove_stale_files()
     config = run.config()
     state = checkpoint.load(run.latest_checkpoint())
     loop = make_loop(config)
@@ -67,6 +72,11 @@ def resume(path: Path, *, show_progress: bool = True) -> Path:
     except (KeyError, RuntimeError) as error:
         message = " ".join(str(error).split())
         raise RobotrlError(f"{run.latest_checkpoint()} does not fit {run.config_file}: {message}") from error
+    if loop.env_steps >= config.total_steps and evaluated_steps(run) == loop.env_steps:
+        raise UsageError(
+            f"run {run.path} is complete ({loop.env_steps} of {config.total_steps} steps): see its report, "
+            f"score it again with `robotrl evaluate {run.path}` or train a new run with more total_steps"
+        )
     return _run(run, config, loop, state, show_progress)
 
 
@@ -90,15 +100,15 @@ def _run(
     run: RunFolder, config: TrainConfig, loop: Loop, state: dict[str, Any] | None, show_progress: bool
 ) -> Path:
     resumed_at = None if state is None else loop.env_steps
-    logger = MetricsLogger(run.metrics_file, run.tensorboard, resumed_at)
     clock = Clock(0.0 if state is None else state["wall_s"])
-    with Progress(config, enabled=show_progress) as progress, stop_on_ctrl_c() as stop:
-        _train_loop(run, config, loop, logger, clock, progress, stop)
+    with (
+        closing(MetricsLogger(run.metrics_file, run.tensorboard, resumed_at)) as logger,
+        Progress(config, show_progress, loop.env_steps) as progress,
+    ):
+        with stop_on_ctrl_c() as stop:
+            _train_loop(run, config, loop, logger, clock, progress, stop)
         if stop.requested:
-            logger.close()
-            raise InterruptedRunError(
-                f"stopped at {loop.env_steps} steps; go on with: robotrl train --resume {run.path}"
-            )
+            raise InterruptedRunError(f"stopped at {loop.env_steps} steps; {_next_step(run, config, loop)}")
         progress.stage("evaluating")
         clock.pause()
         result = evaluate(
@@ -106,7 +116,6 @@ def _run(
         )
         summary = save_evaluation(run.evaluation, result, config.eval_seed, loop.env_steps)
         logger.log(loop.env_steps, clock.seconds, _evaluation_metrics(result))
-        logger.close()
         if config.export:
             progress.stage("exporting")
             _export(run, config, loop, summary["mean"])
@@ -130,12 +139,17 @@ def _train_loop(
     next_evaluation = _next_multiple(loop.env_steps, config.eval_every)
     before = (loop.env_steps, clock.seconds)
 
+    # a run that is resumed after its last step has its last checkpoint
+    saved = loop.env_steps
+
     def save() -> None:
+        nonlocal saved
+        saved = loop.env_steps
         tree = loop.state_dict() | {"wall_s": clock.seconds}
         run.save_checkpoint(loop.env_steps, tree, config.keep_checkpoints)
 
     while loop.env_steps < config.total_steps and not stop.requested:
-        metrics = loop.iterate()
+        metrics = _iterate(run, loop)
         steps, seconds = loop.env_steps, clock.seconds
         metrics["time/env_steps_per_s"] = (steps - before[0]) / max(seconds - before[1], 1e-9)
         before = (steps, seconds)
@@ -157,10 +171,42 @@ def _train_loop(
         if clock.seconds >= next_checkpoint_s:
             save()
             next_checkpoint_s = clock.seconds + config.checkpoint_every_s
-    save()
+    if saved != loop.env_steps or not run.checkpoints():
+        save()
 
 
-def _export(run: RunFolder, config: TrainConfig, loop: Loop, return_mean: float) -> None:
+def _iterate(run: RunFolder, loop: Loop) -> dict[str, float]:
+    """Iterate once; what is no longer finite ends the run before it reaches a checkpoint."""
+    metrics: dict[str, float] = {}
+    refused: UsageError | None = None
+    try:
+        metrics = loop.iterate()
+    except UsageError as error:
+        # the environment refuses an action that is not finite
+        refused = error
+    what = loop.not_finite(metrics)
+    if what is not None:
+        last = run.checkpoints()[-1:]
+        raise RobotrlError(
+            f"learning diverged at {loop.env_steps} steps: {what}; "
+            + (f"last checkpoint {last[0]}" if last else "there is no checkpoint yet")
+        ) from refused
+    if refused is not None:
+        raise refused
+    return metrics
+
+
+def _next_step(run: RunFolder, config: TrainConfig, loop: Loop) -> str:
+    """Say what can be done with a run that was stopped."""
+    if loop.resumable:
+        return f"go on with: robotrl train --resume {run.path}"
+    return (
+        f"{config.algorithm_class.__name__} cannot be resumed; score what it has learned with: "
+        f"robotrl evaluate {run.path}"
+    )
+
+
+def _export(run: RunFolder, config: TrainConfig, loop: Loop, return_mean: float | None) -> None:
     provenance = {
         "algorithm": config.algorithm_class.__name__,
         "seed": config.seed,
@@ -168,7 +214,13 @@ def _export(run: RunFolder, config: TrainConfig, loop: Loop, return_mean: float)
         "return_mean": return_mean,
         "task_name": config.task_name,
     }
-    export_policy(loop.algorithm.policy, config.task, run.bundle, provenance=provenance)
+    export_policy(
+        loop.algorithm.policy,
+        config.task,
+        run.bundle,
+        provenance=provenance,
+        allow_simulation_only=config.allow_simulation_only,
+    )
     checks = verify_bundle(run.bundle, loop.algorithm.policy)
     write_json(run.bundle / "verification.json", [dataclasses.asdict(check) for check in checks])
     failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
@@ -191,7 +243,9 @@ def _record(run: RunFolder, config: TrainConfig, loop: Loop, progress: Progress)
         progress.warn(f"no video: {error}")
 
 
-def _evaluation_metrics(result: Any) -> dict[str, float]:
+def _evaluation_metrics(result: Evaluation) -> dict[str, float]:
+    if not result.valid.any():
+        return {}
     low, high = result.interval()
     return {"eval/return": result.mean, "eval/return_low": low, "eval/return_high": high}
 
