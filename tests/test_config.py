@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from robotrl import compose as composing
 from robotrl.compose import compose, compose_task, split_sweep
 from robotrl.core.catalog import available
-from robotrl.core.config import RunOptions, from_yaml, to_yaml
+from robotrl.core.config import SEEDS, RunOptions, evaluation_seed, from_yaml, learner_seed, to_yaml
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.paths import ASSETS, CONFIGS
 from robotrl.core.schema import fill, plain
@@ -280,3 +281,14 @@ def test_every_run_option_is_documented() -> None:
     for option in dataclasses.fields(RunOptions):
         declaration = source.index(f"    {option.name}: ")
         assert source[declaration:].split("\n")[1].startswith('    """'), option.name
+
+
+def test_environments_learner_and_evaluation_never_draw_the_same_numbers():
+    """torch's generator keeps 32 bits of a seed: streams that differ above them would be one."""
+
+    def draws(seed):
+        return tuple(torch.rand(4, generator=torch.Generator().manual_seed(seed)).tolist())
+
+    seeds = (0, 1, 1000, SEEDS - 1)
+    streams = [draws(f(seed)) for seed in seeds for f in (int, learner_seed, evaluation_seed)]
+    assert len(set(streams)) == len(streams)

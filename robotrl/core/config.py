@@ -26,6 +26,11 @@ SEEDS = 2**30
 """Seeds are at least 0 and below this: torch's generators keep the low 32 bits of a seed only."""
 
 
+def learner_seed(seed: int) -> int:
+    """Return the generator seed of weights and draws: in [2^30, 2^31), where no environment draws."""
+    return seed + 2**30
+
+
 def evaluation_seed(seed: int) -> int:
     """Return the generator seed of an evaluation: in [2^31, 2^31 + 2^30), where no training draws."""
     return seed + 2**31

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from robotrl.core import checkpoint
-from robotrl.core.config import TrainConfig
+from robotrl.core.config import TrainConfig, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.bundle import check_exportable, export_policy
@@ -87,10 +87,8 @@ def make_loop(config: TrainConfig) -> Loop:
     torch_threads = config.torch_threads or loop_class.default_torch_threads or cpus
     overlapped = loop_class is OffPolicyLoop
     sim_threads = config.sim_threads or (max(1, cpus - torch_threads) if overlapped else cpus)
-    # three streams that must not follow each other: environments, weights and draws of the learner
-    env_seed, learner_seed = config.seed, config.seed + 2**32
-    env = VecEnv(config.task, config.num_envs, env_seed, sim_threads, stagger=True)
-    rng = torch.Generator().manual_seed(learner_seed)
+    env = VecEnv(config.task, config.num_envs, config.seed, sim_threads, stagger=True)
+    rng = torch.Generator().manual_seed(learner_seed(config.seed))
     policy = config.policy_class(env.specs, config.policy, rng)
     algorithm = config.algorithm_class(env.specs, policy, config.algorithm, rng)
     return loop_class(env, algorithm, config.total_steps, torch_threads)
