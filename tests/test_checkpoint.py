@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_debris(tmp_path, monkeypat
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("robotrl.core.checkpoint.os.fsync", full)
+    monkeypatch.setattr("robotrl.core.files.os.fsync", full)
     with pytest.raises(RobotrlError, match=r"cannot write checkpoint .*No space left"):
         checkpoint.save(path, {"n": 2})
     assert checkpoint.load(path) == {"n": 1}

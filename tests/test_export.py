@@ -110,6 +110,7 @@ def test_bundle_does_what_the_policy_does(kind: str, exported: dict[str, tuple[P
     checks = verify_bundle(path, policy)
     assert failed(checks) == [] and failed(verify_bundle(path)) == []
     assert "200 of 200" in checks[CHECKS.index("replay")].detail
+    assert "1000 control steps, max abs error" in checks[-1].detail  # an episode of 25 s
     # bare onnxruntime against the policy and the actuators' limits, as the issue states it
     session = onnxruntime.InferenceSession(path / "policy.onnx")
     assert sorted(file.name for file in path.iterdir()) == ["contract.json", "golden.npz", "policy.onnx"]
@@ -148,12 +149,13 @@ def test_contract_names_everything(exported: dict[str, tuple[Policy, Path]]) -> 
 
 
 def test_ranges_and_simulation_only_terms(tmp_path: Path) -> None:
-    task = LopsidedWalker(move_speed_m_s=0.1 + 0.2)
+    task = LopsidedWalker(move_speed_m_s=0.1 + 0.2, episode_length_s=25.025)
     policy = make_policy(SquashedGaussianPolicy, task)
     with pytest.raises(UsageError, match=r"policy/height, which exist\(s\) in simulation only"):
         export_policy(policy, task, tmp_path / "b", provenance={})
     path = export_policy(policy, task, tmp_path / "b", provenance={}, allow_simulation_only=True)
-    assert failed(verify_bundle(path, policy)) == []
+    checks = verify_bundle(path, policy)
+    assert failed(checks) == [] and checks[-1].detail.startswith("200 control steps")
     bundle = Bundle.load(path)
     assert bundle.contract.task["options"]["move_speed_m_s"] == 0.1 + 0.2
     for out, term in zip(bundle.contract.outputs, policy.specs.action, strict=True):
@@ -493,13 +495,16 @@ def test_a_bundle_that_fails_its_check_never_arrives(tmp_path: Path) -> None:
 
 
 def test_export_of_a_run(tmp_path: Path) -> None:
-    config = compose(["task=walker_walk", "algorithm=ppo", f"runs_dir={tmp_path}"])
+    task = [f"task._target_={__name__}.LopsidedWalker", "task.episode_length_s=2", "task_name=walker_walk"]
+    config = compose([*task, "algorithm=ppo", f"runs_dir={tmp_path}"])
     run = RunFolder.create(config)
     policy = make_policy_of(config, torch.Generator().manual_seed(4))
     run.save_checkpoint(640, {"env_steps": 640, "algorithm": {"policy": policy.state_dict()}}, keep=1)
     run.evaluation.mkdir()
     (run.evaluation / "summary.json").write_text('{"mean": 12.5, "env_steps": 640}')
-    path = export_run(run.path)
+    with pytest.raises(UsageError, match=r"policy/height.*`robotrl export`: --allow-simulation-only"):
+        export_run(run.path)
+    path = export_run(run.path, allow_simulation_only=True)
     assert path == run.bundle and failed(verify_bundle(path, policy)) == []
     contract = Bundle.load(path).contract
     assert contract.task["name"] == "walker_walk"
