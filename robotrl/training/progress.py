@@ -67,6 +67,9 @@ class Progress:
         figures = [f"{_short(metrics['time/env_steps_per_s'])} steps/s"]
         if self._return is not None:
             figures.append(f"return {self._return:.1f}")
+        elif "reward/total" in metrics:
+            # no whole episode has ended yet
+            figures.append(f"reward {metrics['reward/total']:.3f} a step")
         if self._evaluation is not None:
             figures.append(f"eval {self._evaluation:.1f}")
         self._bar.update(
