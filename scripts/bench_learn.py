@@ -93,7 +93,17 @@ IDENTICAL: dict[str, dict[str, Any]] = {
 }
 BEST: dict[str, dict[str, Any]] = {
     "ppo": {
-        "ours": {"kind": "ours", "steps": 10, "overrides": []},
+        "ours": {
+            "kind": "ours",
+            "steps": 10,
+            "overrides": [
+                "num_envs=256",
+                "algorithm.num_steps=16",
+                "algorithm.minibatch_size=512",
+                "algorithm.hidden=[64,64]",
+                "policy.hidden=[64,64]",
+            ],
+        },
         # rl-zoo's tuned HalfCheetah, its 512 steps per update spread over 8 environments
         "sb3": {
             "kind": "sb3",
@@ -128,14 +138,19 @@ BEST: dict[str, dict[str, Any]] = {
         },
     },
     "sac": {
-        "ours": {"kind": "ours", "steps": 2, "overrides": []},
-        # rl-zoo's setting for MuJoCo
-        "sb3": {"kind": "sb3", "num_envs": 1, "arguments": {"learning_starts": 10_000}},
+        # the defaults, with the quickstart's networks: physics is cheap beside an update
+        "ours": {
+            "kind": "ours",
+            "steps": 20,
+            "overrides": ["algorithm.hidden=[128,128]", "policy.hidden=[128,128]"],
+        },
+        # SB3's defaults after a longer warm-up; rl-zoo's 10,000 steps are for runs of a million
+        "sb3": {"kind": "sb3", "num_envs": 1, "arguments": {"learning_starts": 1_000}},
         # half the updates per step, collected from 8 environments at once
         "sb3_wide": {
             "kind": "sb3",
             "num_envs": 8,
-            "arguments": {"learning_starts": 10_000, "gradient_steps": 4},
+            "arguments": {"learning_starts": 1_000, "gradient_steps": 4},
         },
     },
 }
