@@ -360,13 +360,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("robotrl: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
-        # the reader of our output is gone: nothing is left to be said, not even at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader of our output is gone: nothing is left to be said
+        _drop_output()
         return 1
     except Exception as error:
         if debug:
             traceback.print_exc()
         message, code = _explain(error)
         print(f"robotrl: {message if code == _INTERRUPTED else f'error: {message}'}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return code
     return 0
+
+
+def _drop_output() -> None:
+    """Send what stdout still holds nowhere: Python would try again at exit and change the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

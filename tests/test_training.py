@@ -148,7 +148,10 @@ def interrupted(function: Callable[..., Any]) -> Callable[..., Any]:
     return pressed
 
 
-def test_ctrl_c_after_the_training_interrupts_at_once_and_resume_evaluates(tmp_path, monkeypatch):
+def test_ctrl_c_after_the_training_interrupts_at_once_and_resume_evaluates(tmp_path, monkeypatch, request):
+    # as in a terminal: a shell's background jobs, CI's perhaps, start with SIGINT ignored
+    before_test = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before_test))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train_module, "evaluate", interrupted(evaluate))
         train(compose(overrides("ppo", tmp_path, "total_steps=256")), show_progress=False)
