@@ -7,7 +7,6 @@ import functools
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +56,7 @@ class VecEnv:
         low, high = self.specs.action_low.double(), self.specs.action_high.double()
         self._action_scale, self._action_offset = (high - low) / 2, (high + low) / 2
         self._all_ids = torch.arange(num_envs)
+        self._term_names = {g: [term.name for term in terms] for g, terms in self.specs.observation.items()}
         self.age = torch.zeros(num_envs, dtype=torch.int64)
         self._return = torch.zeros(num_envs, dtype=torch.float64)
         self._counted = torch.ones(num_envs, dtype=torch.bool)
@@ -89,38 +89,38 @@ class VecEnv:
         obs = final_obs = self._observe()
         terms = self.task.reward_terms(self.sim, ctrl)
         terminated = self.task.terminated(self.sim)
-        if terminated is None:
-            terminated = torch.zeros(self.num_envs, dtype=torch.bool)
-        if failed.any():
+        self.age += 1
+        done = truncated = self.age >= self.max_steps
+        if failed is not None:
             obs = final_obs = {g: values.masked_fill(failed.unsqueeze(1), 0.0) for g, values in obs.items()}
             terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
-            terminated = terminated & ~failed
+            terminated = None if terminated is None else terminated & ~failed
+            done = truncated = truncated | failed
             self.num_diverged += int(failed.sum())
+        if terminated is None:
+            terminated = torch.zeros(self.num_envs, dtype=torch.bool)
+        else:
+            done, truncated = truncated | terminated, truncated & ~terminated
+        # copies: a term may be a live view of the state
+        log = {f"reward/{name}": _float32(term) for name, term in terms.items()} if len(terms) > 1 else {}
         reward = functools.reduce(torch.add, terms.values())
-        self._return.numpy()[...] += reward.numpy()
-        # to float32 by copies: a term may be a live view of the state
-        log = {f"reward/{name}": term.float() for name, term in terms.items()} if len(terms) > 1 else {}
-        log["reward/total"] = reward.float()
-        # a few flags per environment: numpy's calls cost a fraction of torch's
-        age = self.age.numpy()
-        age += 1
-        truncated = ((age >= self.max_steps) | failed.numpy()) & ~terminated.numpy()
-        done = truncated | terminated.numpy()
+        log["reward/total"] = _float32(reward)
+        self._return += reward
         if done.any():
-            ids = torch.from_numpy(done.nonzero()[0])
+            ids = done.nonzero().squeeze(1)
             log |= self._finished(ids, failed)
             self._reset(ids)
             first = self._observe()
-            rows = torch.from_numpy(done).unsqueeze(1)
+            rows = done.unsqueeze(1)
             obs = {group: torch.where(rows, first[group], values) for group, values in obs.items()}
-        valid = torch.from_numpy(~failed.numpy())
-        return Step(obs, log["reward/total"], terminated, torch.from_numpy(truncated), final_obs, valid, log)
+        valid = torch.ones(self.num_envs, dtype=torch.bool) if failed is None else ~failed
+        return Step(obs, log["reward/total"], terminated, truncated, final_obs, valid, log)
 
     def _to_ctrl(self, action: Tensor) -> Tensor:
         expected = (self.num_envs, self.specs.action_dim)
-        if tuple(action.shape) != expected:
+        if action.shape != expected:
             raise UsageError(f"actions must have shape {expected}, got {tuple(action.shape)}")
-        if not np.abs(action.numpy()).max() <= _ACTION_LIMIT:  # the comparison is False for NaN
+        if not action.abs().max().item() <= _ACTION_LIMIT:  # the comparison is False for NaN
             row = int((~(action.abs() <= _ACTION_LIMIT)).any(1).nonzero()[0])
             raise UsageError(
                 f"actions must be finite and in [-1, 1], environment {row} got {action[row].tolist()}"
@@ -131,9 +131,10 @@ class VecEnv:
         """Put the terms of each group side by side, in float32."""
         values = self.task.observe(self.sim)
         obs = {}
-        for group, terms in self.specs.observation.items():
-            columns = [values[group][term.name] for term in terms]
-            columns = [value if value.ndim == 2 else value.unsqueeze(1) for value in columns]
+        for group, names in self._term_names.items():
+            named = values[group]
+            columns = [named[name] for name in names]
+            columns = [column if column.ndim == 2 else column.unsqueeze(1) for column in columns]
             obs[group] = torch.cat(columns, dim=1).float()
         return obs
 
@@ -150,10 +151,13 @@ class VecEnv:
                         f"({self.num_envs}, {term.size}), got {shape or 'nothing'}"
                     )
 
-    def _finished(self, ids: Tensor, failed: Tensor) -> dict[str, Tensor]:
+    def _finished(self, ids: Tensor, failed: Tensor | None) -> dict[str, Tensor]:
         """Return the statistics of the episodes that ended: whole ones, of sound simulations."""
-        log = {"sim/diverged": failed.sum().float().reshape(1)} if failed.any() else {}
-        counted = ids[self._counted[ids] & ~failed[ids]]
+        log = {}
+        counted = ids[self._counted[ids]]
+        if failed is not None:
+            log["sim/diverged"] = failed.sum().float().reshape(1)
+            counted = counted[~failed[counted]]
         if len(counted):
             log["episode/return"] = self._return[counted].float()
             log["episode/length"] = self.age[counted].float()
@@ -186,6 +190,10 @@ class VecEnv:
         self._counted.copy_(state["counted"])
         self._return.copy_(state["return"])
         self.num_diverged = state["num_diverged"]
+
+
+def _float32(values: Tensor) -> Tensor:
+    return values.to(torch.float32, copy=True)
 
 
 def _whole(name: str, duration_s: float, unit_s: float) -> int:

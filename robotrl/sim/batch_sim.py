@@ -98,6 +98,8 @@ class BatchSim:
         self._named: dict[tuple[str, str], NamedView] = {}
         self._ctrl = self.data("ctrl")
         self._raised = np.zeros(num_envs, dtype=bool)
+        self._warning_counts = self.batch.warning[..., 1]
+        self._flat_state = torch.from_numpy(self.batch.state).view(-1)
 
     def data(self, field: str) -> Tensor:
         """Return the live (N, ...) float64 tensor over MjData field `field`.
@@ -187,20 +189,23 @@ class BatchSim:
         """Recompute the constants that depend on changed `param` fields (`mj_setConst`)."""
         self.batch.set_const(_to_numpy(ids))
 
-    def failed(self) -> Tensor:
-        """Return (N,) bool: which simulations diverged or overflowed since the last call.
+    def failed(self) -> Tensor | None:
+        """Return (N,) bool: which simulations diverged or overflowed since the last call; None for none.
 
         MuJoCo silently resets a diverged simulation and raises only a counter, so the counters are read
         (and cleared: that reset puts them back to 1 each time) here; a state that became non-finite in
         the last substep is caught as well.
         """
-        warned = self.batch.warning[:, _FATAL_WARNINGS, 1].any(axis=1)
+        # one number clears them all: where the sum of squares is small, every |x| is; False for NaN
+        small = self._flat_state.dot(self._flat_state).item() <= _MAX_ABS_STATE**2
+        if small and not np.count_nonzero(self._warning_counts) and not np.count_nonzero(self._raised):
+            return None
+        warned = self._warning_counts[:, _FATAL_WARNINGS].any(axis=1)
         sane = np.abs(self.batch.state).max(axis=1) <= _MAX_ABS_STATE  # False for NaN
         failed = self._raised | warned | ~sane
-        if failed.any():
-            self.batch.warning[failed] = 0
-            self._raised[...] = False
-        return torch.from_numpy(failed)
+        self.batch.warning[failed] = 0
+        self._raised[...] = False
+        return torch.from_numpy(failed) if failed.any() else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that continues bit for bit: state, lagging outputs, per-simulation fields."""

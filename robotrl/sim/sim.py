@@ -72,8 +72,8 @@ class Sim(Protocol):
         """Recompute model constants after writes to `param` fields that feed them."""
         ...
 
-    def failed(self) -> Tensor:
-        """(N,) bool: diverged or over capacity since the last call."""
+    def failed(self) -> Tensor | None:
+        """(N,) bool: diverged or over capacity since the last call; None where none did."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -78,5 +78,10 @@ def tolerance(
             raise ValueError(f"margin must be 0 or above, got {margin}")
         return ((x >= lower) & (x <= upper)).to(x.dtype)
     # every sigmoid is 1 at 0, so inside the bounds needs no case of its own
-    outside = torch.maximum(lower - x, x - upper).clamp(min=0.0)
-    return SIGMOIDS[sigmoid](outside / margin, value_at_margin)
+    if upper == math.inf:
+        outside = lower - x
+    elif lower == -math.inf:
+        outside = x - upper
+    else:
+        outside = torch.maximum(lower - x, x - upper)
+    return SIGMOIDS[sigmoid](outside.clamp(min=0.0) / margin, value_at_margin)
