@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-from typing import Any
-
-import mujoco
 import numpy as np
 import pytest
 import torch
-import yaml
+from dm_control_parity import check_steps, copy_state, flat, load_original, make_task, total
 from scipy import stats
 
 from robotrl.core.errors import UsageError
 from robotrl.core.paths import CONFIGS
-from robotrl.envs.dm_control_compat import load_suite
 from robotrl.envs.vec_env import VecEnv
-from robotrl.sim.batch_sim import BatchSim
 from robotrl.tasks.control_suite.cheetah import Cheetah
 from robotrl.tasks.control_suite.hopper import Hopper
 from robotrl.tasks.control_suite.reacher import Reacher
 from robotrl.tasks.control_suite.walker import Walker
-from robotrl.tasks.task import Task
 
 TASKS = {
     "cartpole_balance": ("cartpole", "balance"),
@@ -40,50 +32,6 @@ TASKS = {
     "ball_in_cup_catch": ("ball_in_cup", "catch"),
     "pendulum_swingup": ("pendulum", "swingup"),
 }
-STEPS = 200
-TOLERANCE = 1e-6
-INTEGRATION = int(mujoco.mjtState.mjSTATE_INTEGRATION)
-
-
-def make_task(name: str) -> Task:
-    """Build the task that configs/task/<name>.yaml describes."""
-    config: dict[str, Any] = yaml.safe_load((CONFIGS / "task" / f"{name}.yaml").read_text())
-    module, cls = config.pop("_target_").rsplit(".", 1)
-    return getattr(importlib.import_module(module), cls)(**config)
-
-
-@functools.cache
-def load_original(name: str, copy: int = 0) -> Any:
-    """Load dm_control's task; tests share it, so each resets it first."""
-    return load_suite().load(*TASKS[name], task_kwargs={"random": copy})
-
-
-def flat(observation: dict[str, Any]) -> np.ndarray:
-    return np.concatenate([np.ravel(value) for value in observation.values()])
-
-
-def observed(task: Task, sim: BatchSim) -> np.ndarray:
-    """The policy group in float64, terms in the order of the specs."""
-    values = task.observe(sim)["policy"]
-    terms = task.observation_terms(sim.model)["policy"]
-    assert [term.name for term in terms] == list(values)
-    columns = [values[term.name].reshape(sim.num_envs, term.size) for term in terms]
-    return torch.cat(columns, dim=1).numpy()
-
-
-def total(terms: dict[str, torch.Tensor]) -> np.ndarray:
-    return torch.stack(list(terms.values())).sum(0).numpy()
-
-
-def copy_state(sim: BatchSim, row: int, physics: Any) -> None:
-    """Put the state and the geom positions of one of our simulations into dm_control's physics."""
-    geom_pos = sim.batch.expanded("geom_pos")
-    if geom_pos is not None:
-        physics.model.geom_pos[...] = geom_pos[row]
-    mujoco.mj_setState(physics.model.ptr, physics.data.ptr, sim.batch.state[row], INTEGRATION)
-    physics.forward()
-
-
 SEVERAL = (
     "cartpole_swingup",
     "cheetah_run",
@@ -97,30 +45,7 @@ SEVERAL = (
 
 @pytest.mark.parametrize("name", TASKS)
 def test_same_observations_and_rewards_as_dm_control(name: str) -> None:
-    num_envs = 3 if name in SEVERAL else 1
-    env = VecEnv(make_task(name), num_envs, seed=3, num_threads=2)
-    originals = [load_original(name, copy) for copy in range(num_envs)]
-    obs = env.reset()["policy"]
-    for row, original in enumerate(originals):
-        original.reset()
-        copy_state(env.sim, row, original.physics)
-        first = flat(original.task.get_observation(original.physics))
-        np.testing.assert_allclose(observed(env.task, env.sim)[row], first, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(obs[row].numpy(), first, rtol=1e-6, atol=1e-6)
-
-    rng = torch.Generator().manual_seed(7)
-    for _ in range(STEPS):
-        action = torch.rand(num_envs, env.specs.action_dim, generator=rng) * 2 - 1
-        step = env.step(action)
-        rewards = total(env.task.reward_terms(env.sim, action.double()))
-        values = observed(env.task, env.sim)
-        assert step.valid.all() and not step.done.any()
-        for row, original in enumerate(originals):
-            theirs = original.step(action[row].double().numpy())
-            assert not theirs.last()
-            np.testing.assert_allclose(values[row], flat(theirs.observation), rtol=0, atol=TOLERANCE)
-            np.testing.assert_allclose(rewards[row], theirs.reward, rtol=0, atol=TOLERANCE)
-            np.testing.assert_allclose(step.reward[row], theirs.reward, rtol=0, atol=TOLERANCE)
+    check_steps(name, *TASKS[name], num_envs=3 if name in SEVERAL else 1)
 
 
 # random actions seldom reach a sparse reward, so these states are drawn around the place where it is paid:
@@ -159,7 +84,7 @@ def test_same_rewards_where_they_are_paid(name: str) -> None:
     sim.data("ctrl").copy_(action)
     sim.forward()
     rewards = total(env.task.reward_terms(sim, action))
-    original = load_original(name)
+    original = load_original(*TASKS[name])
     original.reset()
     theirs = np.empty(200)
     for row in range(200):
@@ -172,7 +97,7 @@ def test_same_rewards_where_they_are_paid(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_same_interface_and_time_limit_as_dm_control(name: str) -> None:
     env = VecEnv(make_task(name), 2, num_threads=1)
-    original = load_original(name)
+    original = load_original(*TASKS[name])
     assert env.max_steps == original._step_limit
     assert env.specs.control_dt_s == pytest.approx(original.control_timestep(), abs=1e-12)
     np.testing.assert_array_equal(original.action_spec().minimum, env.specs.action_low)
@@ -198,7 +123,7 @@ def test_the_models_are_dm_controls() -> None:
         "pendulum_swingup",
     ):
         ours = make_task(name).build_model()
-        original = load_original(name)
+        original = load_original(*TASKS[name])
         original.reset()
         theirs = original.physics.model
         for field in ("body_mass", "body_inertia", "jnt_range", "dof_armature", "geom_size", "actuator_gear"):
@@ -216,7 +141,7 @@ def test_initial_states_are_distributed_as_dm_controls(name: str) -> None:
     resets = SETTLED_RESETS if name == "cheetah_run" else RESETS
     env = VecEnv(make_task(name), resets, seed=11, num_threads=2)
     env.reset()
-    original = load_original(name, 1)
+    original = load_original(*TASKS[name], 1)
     theirs = []
     for _ in range(resets):
         original.reset()
@@ -271,7 +196,7 @@ def test_cheetah_settles_as_dm_controls_and_leaves_the_others_alone() -> None:
     np.testing.assert_array_equal(sim.batch.state[[0, 2]], before[[0, 2]])
     assert (sim.data("time") == 0).all()
 
-    original = load_original("cheetah_run")
+    original = load_original("cheetah", "run")
     original.reset()
     physics = original.physics
     limited = physics.model.jnt_limited == 1
