@@ -7,7 +7,7 @@ import math
 import mujoco
 import numpy as np
 
-from robotrl.core.errors import unknown_name
+from robotrl.core.errors import UsageError, unknown_name
 
 _FREE_JOINT, _SLIDE_JOINT = int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_SLIDE)
 _MOUNTED = int(mujoco.mjtCamLight.mjCAMLIGHT_FIXED)
@@ -32,6 +32,8 @@ def model_camera(model: mujoco.MjModel, camera: str | int) -> mujoco.MjvCamera:
         UsageError: the model has no such camera.
     """
     names = [model.camera(i).name for i in range(model.ncam)]
+    if not names:
+        raise UsageError(f"unknown camera {camera!r}: the model has none, add <camera> to its MJCF")
     if isinstance(camera, str):
         if camera not in names:
             raise unknown_name("camera", camera, filter(None, names))
@@ -42,6 +44,25 @@ def model_camera(model: mujoco.MjModel, camera: str | int) -> mujoco.MjvCamera:
     view.type = mujoco.mjtCamera.mjCAMERA_FIXED
     view.fixedcamid = camera
     return view
+
+
+def find_camera(
+    model: mujoco.MjModel, camera: str | int | FreeCamera | None
+) -> mujoco.MjvCamera | FreeCamera:
+    """Return the camera that is meant: the model's by name or number, a free one, or the default.
+
+    Args:
+        model: the model.
+        camera: None for the model's first camera that watches the robot, or else a free one.
+
+    Raises:
+        UsageError: the model has no such camera.
+    """
+    if camera is None:
+        camera = default_camera(model)
+    if camera is None:
+        return FreeCamera(model)
+    return camera if isinstance(camera, FreeCamera) else model_camera(model, camera)
 
 
 def root_body(model: mujoco.MjModel) -> int | None:
@@ -78,7 +99,6 @@ class FreeCamera:
         self.azimuth_deg = float(view.azimuth)
         self.elevation_deg = float(view.elevation)
         self.distance_m = float(view.distance)
-        self._view = view
         self._root = root_body(model)
         self._offset = np.zeros(3)
 
@@ -99,11 +119,11 @@ class FreeCamera:
         self.distance_m /= zoom
 
     def view(self, data: mujoco.MjData) -> mujoco.MjvCamera:
-        """Return the view for the present position of the robot."""
-        self._view.azimuth, self._view.elevation = self.azimuth_deg, self.elevation_deg
-        self._view.distance = self.distance_m
-        self._view.lookat[:] = self._target(data) + self._offset
-        return self._view
+        """Return the view for the present position of the robot, a new object: threads may share a camera."""
+        view = mujoco.MjvCamera()
+        view.azimuth, view.elevation, view.distance = self.azimuth_deg, self.elevation_deg, self.distance_m
+        view.lookat[:] = self._target(data) + self._offset
+        return view
 
     def _target(self, data: mujoco.MjData) -> np.ndarray:
         return data.model.stat.center if self._root is None else data.subtree_com[self._root]

@@ -21,6 +21,7 @@ from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
 from robotrl.tasks.task import Task
 from robotrl.training.run_folder import RunFolder, steps_of, write_json
+from robotrl.training.video import ONE_SIMULATION, Grid, record_video
 
 _RESAMPLES = 10_000
 
@@ -130,14 +131,17 @@ def evaluated_steps(run: RunFolder) -> int | None:
         raise RobotrlError(f"{path} is damaged: {error}") from error
 
 
-def evaluate_run(run: Path, episodes: int, seed: int, video: bool = False) -> dict[str, Any]:
+def evaluate_run(
+    run: Path, episodes: int, seed: int, video: bool = False, grid: Grid = ONE_SIMULATION
+) -> dict[str, Any]:
     """Evaluate the newest checkpoint of a run.
 
     Args:
         run: the run folder.
         episodes: at least 1.
         seed: of the evaluation environments.
-        video: also record one episode as `video.mp4` in the run folder; one that is there is replaced.
+        video: also record first episodes as `video.mp4` in the run folder; one that is there is replaced.
+        grid: the simulations that the video shows.
 
     Returns:
         The summary, with the path of the per-episode CSV under "csv" and of the video under "video".
@@ -153,9 +157,7 @@ def evaluate_run(run: Path, episodes: int, seed: int, video: bool = False) -> di
     summary = save_evaluation(folder.evaluation, result, seed, env_steps)
     summary |= {"csv": str(folder.evaluation / "episodes.csv"), "video": None}
     if video:
-        from robotrl.training.video import record_video
-
         path = folder.path / "video.mp4"
-        record_video(policy, cfg.task, path, seed=seed, task_name=cfg.task_name)
+        record_video(policy, cfg.task, path, seed=seed, grid=grid, task_name=cfg.task_name)
         summary["video"] = str(path)
     return summary
