@@ -14,13 +14,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import robotrl
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
-
-if TYPE_CHECKING:
-    from robotrl.training.video import Grid
 
 _INTERRUPTED = 130
 _KINDS = {"tasks": "task", "algorithms": "algorithm", "policies": "policy", "recipes": "recipe"}
@@ -178,8 +175,7 @@ def _evaluate(words: Sequence[str]) -> None:
         "evaluate",
         "Score a run's policy, acting deterministically, on fresh episodes: mean return, its 95 % bootstrap\n"
         "interval, and one CSV row per episode.",
-        "evaluate runs/NAME\nevaluate runs/NAME --episodes 100 --seed 7 --video\n"
-        "evaluate runs/NAME --video --video-grid 3x4",
+        "evaluate runs/NAME\nevaluate runs/NAME --episodes 100 --seed 7 --video",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     parser.add_argument(
@@ -191,14 +187,13 @@ def _evaluate(words: Sequence[str]) -> None:
         action="store_true",
         help="record an episode as video.mp4 in the run folder; one that is there is replaced",
     )
-    _add_video_grid(parser)
+    parser.add_argument("--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side")
     args = parser.parse_args(words)
     _at_least("--episodes", args.episodes, 1)
     _check_seed(args.seed)
-    grid = _video_grid(args)
     from robotrl.training.evaluation import evaluate_run
 
-    result = evaluate_run(args.run, args.episodes, args.seed, args.video, grid)
+    result = evaluate_run(args.run, args.episodes, args.seed, args.video, args.video_grid)
     mean, interval = _score(result)
     rows = [
         ("return", mean),
@@ -265,22 +260,20 @@ def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
         "Watch a policy: in a window where there is a screen, else in a browser at a loopback address.",
-        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3\n"
-        "play runs/NAME --video crowd.mp4 --video-grid 4x4",
+        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4",
     )
     parser.add_argument("path", metavar="RUN|BUNDLE", type=Path, help="folder of a run or a bundle")
     parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
-    _add_video_grid(parser)
+    parser.add_argument("--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side")
     parser.add_argument("--seed", type=int, default=0, help="seed of the episode (default 0)")
     parser.add_argument("--port", type=int, default=8000, help="port of the browser view (default 8000)")
     args = parser.parse_args(words)
     _check_seed(args.seed)
     if not 0 <= args.port < 65_536:
         raise UsageError(f"--port must be in 0 to 65535, got {args.port}")
-    grid = _video_grid(args)
     from robotrl.training.play import play
 
-    play(args.path, args.video, args.seed, args.port, grid=grid)
+    play(args.path, args.video, args.seed, args.port, video_grid=args.video_grid)
 
 
 def _report(words: Sequence[str]) -> None:
@@ -318,22 +311,6 @@ def _check_seed(seed: int) -> None:
 
     if not 0 <= seed < SEEDS:
         raise UsageError(f"--seed must be at least 0 and below 2^30, got {seed}")
-
-
-def _add_video_grid(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--video-grid",
-        metavar="ROWSxCOLUMNS",
-        help="with --video: record the first episode of as many simulations, side by side",
-    )
-
-
-def _video_grid(args: argparse.Namespace) -> Grid:
-    if args.video_grid is not None and not args.video:
-        raise UsageError("--video-grid says what a video shows: give --video, too")
-    from robotrl.training.video import Grid
-
-    return Grid() if args.video_grid is None else Grid.parse(args.video_grid)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

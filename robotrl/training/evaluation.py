@@ -21,7 +21,7 @@ from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
 from robotrl.tasks.task import Task
 from robotrl.training.run_folder import RunFolder, steps_of, write_json
-from robotrl.training.video import ONE_SIMULATION, Grid, record_video
+from robotrl.training.video import chosen_grid, record_video
 
 _RESAMPLES = 10_000
 
@@ -132,7 +132,7 @@ def evaluated_steps(run: RunFolder) -> int | None:
 
 
 def evaluate_run(
-    run: Path, episodes: int, seed: int, video: bool = False, grid: Grid = ONE_SIMULATION
+    run: Path, episodes: int, seed: int, video: bool = False, video_grid: str | None = None
 ) -> dict[str, Any]:
     """Evaluate the newest checkpoint of a run.
 
@@ -141,13 +141,14 @@ def evaluate_run(
         episodes: at least 1.
         seed: of the evaluation environments.
         video: also record first episodes as `video.mp4` in the run folder; one that is there is replaced.
-        grid: the simulations that the video shows.
+        video_grid: "ROWSxCOLUMNS", how many simulations the video shows; None for one.
 
     Returns:
         The summary, with the path of the per-episode CSV under "csv" and of the video under "video".
     """
     from robotrl.training.restore import load_policy_and_config
 
+    grid = chosen_grid(video_grid, video)
     if episodes < 1:
         raise UsageError(f"--episodes must be at least 1, got {episodes}")
     folder = RunFolder(run)

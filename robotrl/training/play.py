@@ -21,7 +21,7 @@ from robotrl.sim.rendering import has_screen
 from robotrl.tasks.task import Task
 from robotrl.training.playback import Act, Playback, deterministic
 from robotrl.training.restore import load_policy_and_config
-from robotrl.training.video import ONE_SIMULATION, Grid, check_video_path, record_video
+from robotrl.training.video import check_video_path, chosen_grid, record_video
 from robotrl.training.web_viewer import WebViewer
 
 
@@ -31,7 +31,7 @@ def play(
     seed: int = 0,
     port: int = 8000,
     announce: Callable[[str], None] = print,
-    grid: Grid = ONE_SIMULATION,
+    video_grid: str | None = None,
 ) -> None:
     """Show the controller of a run or a bundle until the user stops it.
 
@@ -43,12 +43,13 @@ def play(
         seed: of the initial states.
         port: of the browser's viewer.
         announce: told what to open, or what was written.
-        grid: the simulations that the video shows.
+        video_grid: "ROWSxCOLUMNS", how many simulations the video shows; None for one.
 
     Raises:
         UsageError: `path` is neither a run nor a bundle, `video` exists, the port is taken.
         RobotrlError: the run or bundle is damaged, or nothing can be drawn.
     """
+    grid = chosen_grid(video_grid, video is not None)
     if video is not None:
         check_video_path(video)
         if video.exists():

@@ -59,7 +59,17 @@ class Grid:
         return width, width * 3 // 4
 
 
-ONE_SIMULATION = Grid()
+def chosen_grid(text: str | None, video: bool) -> Grid:
+    """Return the grid of an option `--video-grid`, one simulation without it.
+
+    Raises:
+        UsageError: it is no grid, or no video is asked for.
+    """
+    if text is None:
+        return Grid()
+    if not video:
+        raise UsageError("--video-grid says what a video shows: give --video, too")
+    return Grid.parse(text)
 
 
 def record_video(
@@ -69,7 +79,7 @@ def record_video(
     *,
     seed: int,
     episode_s: float | None = None,
-    grid: Grid = ONE_SIMULATION,
+    grid: Grid | None = None,
     width: int | None = None,
     height: int | None = None,
     fps: float = 30.0,
@@ -87,7 +97,7 @@ def record_video(
         path: of the video, ending in .mp4.
         seed: of the initial states.
         episode_s: end of the video, s; None for the task's time limit.
-        grid: how many simulations, and their places.
+        grid: how many simulations, and their places; None for one.
         width: of one simulation's picture, px, even; None for the grid's choice.
         height: of one simulation's picture, px, even; None for the grid's choice.
         fps: pictures per second.
@@ -97,6 +107,7 @@ def record_video(
         UsageError: the size, duration, rate or path cannot be.
         RobotrlError: drawing or writing failed; nothing is left behind.
     """
+    grid = grid or Grid()
     width, height = width or grid.picture_size()[0], height or grid.picture_size()[1]
     if width % 2 or height % 2:
         raise UsageError(f"a video needs an even width and height, got {width} x {height}")
