@@ -1,4 +1,4 @@
-"""Cart with poles of the DeepMind Control Suite (Tassa et al. 2018, arXiv:1801.00690): balance and swing-up."""
+"""Cart-pole of the DeepMind Control Suite (Tassa et al. 2018, arXiv:1801.00690): balance and swing-up."""
 
 from __future__ import annotations
 

@@ -107,9 +107,9 @@ class FishSwim(Fish):
 
     def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:
         """See `observation_terms`."""
-        observed = super().observe(sim)
-        observed["policy"]["mouth_to_target_b"] = self.mouth_to_target(sim)
-        return observed
+        joint_position, upright, *velocities = super().observe(sim)["policy"].items()
+        target = ("mouth_to_target_b", self.mouth_to_target(sim))
+        return {"policy": dict((joint_position, upright, target, *velocities))}
 
     def reward_terms(self, sim: Sim, action: Tensor) -> dict[str, Tensor]:
         """Seven parts for the mouth at the target, one for staying upright."""

@@ -41,7 +41,7 @@ class Lqr(Task):
     num_actuators: int = 1
     """Number of masses on which a force acts, the first ones; from 1 to `num_bodies`."""
     system_seed: int = 0
-    """Seed of the springs' stiffness; dm_control draws the same system from `task_kwargs={"random": seed}`."""
+    """Seed of the springs' stiffness: the system that dm_control makes of `task_kwargs={"random": seed}`."""
     control_cost_weight: float = 0.1
     """Cost of 0.5 N^2 of squared force; above 0."""
     force_limit_n: float = 10.0

@@ -47,8 +47,8 @@ class PointMass(Task):
         """Start at rest anywhere in the plane."""
         randomize_joints(sim, ids, rng)
         if self.random_directions:
-            # the tendons' coefficients over (x, y); they feed the constants of tendons with a limit or a
-            # spring alone, which these are not
+            # the coefficients of both tendons over x and y; the model constants that they feed serve tendons
+            # with limits or springs and muscles only, and the model has none
             sim.param("wrap_prm")[ids] = random_directions(len(ids), rng).flatten(1)
 
     def distance_to_target(self, sim: Sim) -> Tensor:

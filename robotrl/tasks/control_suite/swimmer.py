@@ -101,11 +101,7 @@ class Swimmer(Task):
 
 
 def add_link(spec: mujoco.MjSpec, parent: mujoco.MjsBody, i: int, limit_deg: float) -> mujoco.MjsBody:
-    """Hinge link `i` to the end of `parent`.
-
-    Args:
-        limit_deg: largest angle of the joint to either side, degrees.
-    """
+    """Return link `i`, hinged to the end of `parent`, its angle limited to +- `limit_deg` degrees."""
     link = parent.add_body(name=f"segment_{i}", pos=[0, LINK_LENGTH_M, 0])
     link.add_geom(spec.find_default("visual"), name=f"visual_{i}")
     link.add_geom(spec.find_default("inertial"), name=f"inertial_{i}")
