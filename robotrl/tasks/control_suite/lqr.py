@@ -32,8 +32,8 @@ class Lqr(Task):
 
     Differences to dm_control, which bounds neither time nor force: an episode is truncated after
     `episode_length_s`, and actions in [-1, 1] mean forces within `force_limit_n`. The optimal
-    controllers of `lqr_2_1` and `lqr_6_2` stay below 6.2 N in 60 systems of each and need from three to
-    nine minutes to the end state.
+    controllers of `lqr_2_1` and `lqr_6_2` stay below 6.2 N in 60 systems of each and need about
+    three to nine minutes to the end state.
     """
 
     num_bodies: int = 2
@@ -43,7 +43,7 @@ class Lqr(Task):
     system_seed: int = 0
     """Seed of the springs' stiffness: the system that dm_control makes of `task_kwargs={"random": seed}`."""
     control_cost_weight: float = 0.1
-    """Cost of 0.5 N^2 of squared force; above 0."""
+    """Weight of half the squared force, N^2, against half the squared position, m^2; above 0."""
     force_limit_n: float = 10.0
     """Force of an action of 1, N."""
     control_dt_s: float = 0.03
