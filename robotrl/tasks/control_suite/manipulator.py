@@ -117,7 +117,7 @@ class Bring(Task):
 
     def _place_target(self, sim: Sim, ids: Tensor, pose: Tensor) -> None:
         """Move the target and its receptacle to (n, 3) x, z, angle."""
-        # they are fixed to the world: no model constant depends on their place
+        # they are fixed to the world: no constant of the dynamics depends on their place
         half_angle = pose[:, 2] / 2
         for name in self._placed_bodies():
             body = sim.named("body", name).id
