@@ -34,7 +34,7 @@ OBJECT_RANGES = ((-0.5, 0.5), (0.0, 0.7), (0.0, 2 * math.pi))
 """Of x, m, z, m, and angle, rad, where the object starts neither in the hand nor in the target."""
 TARGET_X_M, TARGET_Z_M = (-0.4, 0.4), (0.1, 0.4)
 
-_ALL_PROPS = ("ball", "target_ball", "cup", "peg", "target_peg", "slot")
+_ALL_PROPS = {"ball", "target_ball", "cup", "peg", "target_peg", "slot"}
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Bring(Task):
     """Bring an object to a target pose that is drawn in each episode; subclasses name the object."""
 
     insert: bool = False
-    """Whether a receptacle around the target stands in the way."""
+    """Whether the target lies in a receptacle: a cup for the ball, a slot for the peg."""
     control_dt_s: float = 0.01
     """Time between two actions, s."""
     episode_length_s: float = 10.0
@@ -55,9 +55,9 @@ class Bring(Task):
 
     def edit_spec(self, spec: mujoco.MjSpec) -> None:
         """Take out the props of the other tasks."""
-        for prop in _ALL_PROPS:
-            if prop != self.object_name and prop not in self._placed_bodies():
-                spec.delete(spec.body(prop))
+        unused = _ALL_PROPS - {self.object_name, *self._placed_bodies()}
+        for body in [body for body in spec.bodies if body.name in unused]:
+            spec.delete(body)
 
     def _placed_bodies(self) -> tuple[str, ...]:
         """Name the fixed bodies that stand where the episode's target is."""

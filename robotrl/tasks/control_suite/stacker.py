@@ -53,8 +53,9 @@ class Stack(Task):
 
     def edit_spec(self, spec: mujoco.MjSpec) -> None:
         """Take out the boxes that are not used."""
-        for box in range(self.num_boxes, MAX_BOXES):
-            spec.delete(spec.body(f"box{box}"))
+        unused = {f"box{box}" for box in range(self.num_boxes, MAX_BOXES)}
+        for body in [body for body in spec.bodies if body.name in unused]:
+            spec.delete(body)
 
     def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
         """State of arm and boxes, contact forces as log(1 + N), and the target's place."""
