@@ -83,7 +83,7 @@ class VecEnv:
         """
         ctrl = self._to_ctrl(action)
         self.task.before_step(self.sim)
-        self.sim.step(ctrl, self.substeps)
+        self.task.advance(self.sim, ctrl, self.substeps)
         failed = self.sim.failed()
 
         obs = final_obs = self._observe()

@@ -64,7 +64,6 @@ class Ant(FreeBody):
 
     def before_step(self, sim: Sim) -> None:
         """Remember x of the main body, of which the forward velocity is the difference."""
-        super().before_step(sim)
         self._x_before = sim.named("body", self.main_body).xpos[:, 0].clone()
 
     def healthy(self, sim: Sim) -> Tensor:

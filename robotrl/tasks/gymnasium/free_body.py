@@ -12,7 +12,7 @@ from torch import Tensor
 from robotrl.core.types import ObsTerm, Source
 from robotrl.sim.sim import Sim, Stage
 from robotrl.tasks.gymnasium.body_terms import BodyTerms
-from robotrl.tasks.gymnasium.contact_forces import add_force_sensor, stage_contact_forces
+from robotrl.tasks.gymnasium.contact_forces import ContactForces, add_force_sensor
 from robotrl.tasks.gymnasium.options import not_negative
 from robotrl.tasks.task import Task
 
@@ -35,7 +35,7 @@ class FreeBody(Task):
 
     def __post_init__(self) -> None:
         not_negative(reset_noise_scale=self.reset_noise_scale)
-        self._contact: tuple[Sim, Tensor] | None = None
+        self._forces: ContactForces | None = None
         self._body_terms: dict[str, BodyTerms] = {}
 
     def edit_spec(self, spec: mujoco.MjSpec) -> None:
@@ -97,17 +97,17 @@ class FreeBody(Task):
 
     def contact_forces(self, sim: Sim) -> Tensor:
         """(N, nbody, 6) clipped contact torque (N m) and force (N) on every body, world axes."""
-        if self._contact is None or self._contact[0] is not sim:
-            self._contact = (sim, stage_contact_forces(sim).clamp(*self.contact_force_range))
-        return self._contact[1]
+        return self._forces_in(sim).read()
 
     def reset(self, sim: Sim, ids: Tensor, rng: torch.Generator) -> None:
         """Forget contact forces: Gymnasium's first observation shows none, whatever touches."""
-        if self._contact is not None and self._contact[0] is sim:
-            self._contact[1][ids] = 0.0
-        else:
-            self._contact = (sim, torch.zeros(sim.num_envs, sim.model.nbody, 6, dtype=torch.float64))
+        self._forces_in(sim).reset(ids)
 
-    def before_step(self, sim: Sim) -> None:
-        """Forget the contact forces of the last step."""
-        self._contact = None
+    def advance(self, sim: Sim, ctrl: Tensor, substeps: int) -> None:
+        """Advance the physics such that the contact forces can be read."""
+        self._forces_in(sim).advance(ctrl, substeps)
+
+    def _forces_in(self, sim: Sim) -> ContactForces:
+        if self._forces is None or self._forces.sim is not sim:
+            self._forces = ContactForces(sim, *self.contact_force_range)
+        return self._forces

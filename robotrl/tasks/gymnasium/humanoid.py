@@ -44,7 +44,6 @@ class Humanoid(HumanoidBody):
 
     def before_step(self, sim: Sim) -> None:
         """Remember x of the centre of mass, of which the forward velocity is the difference."""
-        super().before_step(sim)
         self._x_before = self.centre_of_mass_x(sim).clone()
 
     def centre_of_mass_x(self, sim: Sim) -> Tensor:

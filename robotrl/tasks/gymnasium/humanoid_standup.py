@@ -20,7 +20,7 @@ class HumanoidStandup(HumanoidBody):
     """Raise the torso as high as possible; 17 joint torques."""
 
     uph_cost_weight: float = 1.0
-    """Reward per metre of torso height and physics step of 3 ms; Gymnasium 1.4 takes it for 1 always."""
+    """Reward per m/s of torso height over physics timestep; Gymnasium 1.4 ignores its own and uses 1."""
     impact_cost_weight: float = 0.5e-6
     """Cost per squared unit (N or N m) of contact force."""
     impact_cost_range: tuple[float, float] = (-math.inf, 10.0)
@@ -33,7 +33,7 @@ class HumanoidStandup(HumanoidBody):
         self.impact_cost_range = interval("impact_cost_range", self.impact_cost_range)
 
     def reward_terms(self, sim: Sim, action: Tensor) -> dict[str, Tensor]:
-        """Height over the physics timestep, as in Gymnasium; costs of control and impacts; a constant 1."""
+        """Height over physics timestep, costs of control and impacts, and a constant 1."""
         height = sim.data("qpos")[:, 2]
         return {
             "height": self.uph_cost_weight / sim.dt_s * height,

@@ -39,9 +39,7 @@ class Reacher(Task):
     stage = Stage.NONE
 
     def __post_init__(self) -> None:
-        finite(
-            reward_dist_weight=self.reward_dist_weight, reward_control_weight=self.reward_control_weight
-        )
+        finite(reward_dist_weight=self.reward_dist_weight, reward_control_weight=self.reward_control_weight)
 
     def action_terms(self, model: mujoco.MjModel) -> tuple[ActionTerm, ...]:
         """One motor per joint."""
