@@ -12,7 +12,9 @@ from gymnasium_parity import compare_resets, compare_steps, compare_vec_env, ori
 from robotrl.core.errors import UsageError
 from robotrl.core.paths import CONFIGS
 from robotrl.envs.vec_env import VecEnv
+from robotrl.sim.actuators import Actuator, Kind
 from robotrl.sim.sim import Stage
+from robotrl.tasks.gymnasium.ant import Ant
 from robotrl.tasks.gymnasium.humanoid import Humanoid
 from robotrl.tasks.gymnasium.humanoid_standup import HumanoidStandup
 from robotrl.tasks.gymnasium.inverted_double_pendulum import InvertedDoublePendulum
@@ -21,6 +23,7 @@ from robotrl.tasks.gymnasium.options import rejection_sample
 from robotrl.tasks.gymnasium.pusher import Pusher
 from robotrl.tasks.gymnasium.reacher import Reacher
 from robotrl.tasks.gymnasium.swimmer import Swimmer
+from robotrl.tasks.realism import Realism
 from robotrl.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
@@ -157,6 +160,37 @@ def test_interface(name):
     assert {term.name for term in env.specs.action} <= {*joints, "slide"}
     # only Pusher's gears are 1, so that its commands are torques
     assert {term.unit for term in env.specs.action} == {"N m" if name == "Pusher-v5" else "1"}
+
+
+def test_a_servo_in_place_of_a_motor_is_not_commanded_in_newton_metres():
+    servo = Actuator(kind=Kind.POSITION, kp=10.0, kd=1.0, names="")
+    task = Pusher(realism=Realism(actuators={"servo": servo}))
+    terms = task.action_terms(task.build_model())
+    assert {term.unit for term in terms} == {"1"}
+    assert terms[0].name == "r_shoulder_pan_joint" and terms[0].high == pytest.approx(1.714602)
+
+
+@pytest.mark.parametrize("cls", [Ant, Humanoid])
+def test_contact_forces_follow_a_randomised_gear(cls):
+    """Of two simulations with another gear and commands in proportion, both feel the same forces."""
+    task = cls()
+    env = VecEnv(task, 2, num_threads=1)
+    env.reset()
+    env.sim.data("qpos")[1], env.sim.data("qvel")[1] = env.sim.data("qpos")[0], env.sim.data("qvel")[0]
+    env.sim.param("actuator_gear")[1] *= 2
+    env.sim.refresh_constants()
+    env.sim.forward()
+    rng = torch.Generator().manual_seed(0)
+    low, strongest = env.specs.action_low.double(), 0.0
+    for _ in range(80):
+        ctrl = low * (2.0 * torch.rand(2, len(low), dtype=torch.float64, generator=rng) - 1.0)
+        ctrl[1] = ctrl[0] / 2
+        task.before_step(env.sim)
+        task.advance(env.sim, ctrl, env.substeps)
+        forces = task.contact_forces(env.sim)
+        strongest = max(strongest, float(forces.abs().max()))
+        torch.testing.assert_close(forces[1], forces[0], rtol=1e-9, atol=1e-9)
+    assert strongest > 0.5
 
 
 def test_no_model_prints_a_warning(tmp_path, monkeypatch, capfd):

@@ -52,9 +52,8 @@ class ContactForces:
         self._angular, self._linear = sim.data("cvel")[:, 1, :3], sim.data("cvel")[:, 1, 3:]
         self._centre = sim.data("subtree_com")[:, 1]
         self._length, self._velocity = sim.data("actuator_length"), sim.data("actuator_velocity")
-        motor_of_hinge = np.argsort(sim.model.actuator_trnid[:, 0])
-        self._motor_of_hinge = torch.from_numpy(motor_of_hinge)
-        self._gear = torch.from_numpy(sim.model.actuator_gear[motor_of_hinge, 0])
+        self._gear = sim.param("actuator_gear")[:, :, 0]  # it may differ between simulations
+        self._motor_of_hinge = torch.from_numpy(np.argsort(sim.model.actuator_trnid[:, 0]))
 
     def advance(self, ctrl: Tensor, substeps: int) -> None:
         """Advance the physics and remember from where the last physics step's solver started."""
@@ -93,6 +92,6 @@ class ContactForces:
         self._qvel[:, :3] = torch.linalg.cross(self._angular, lever).add_(self._linear)
         self._qvel[:, 3:6] = (self._angular.unsqueeze(1) @ self._rotation).squeeze(1)  # in body axes
         # a motor's length and velocity are its hinge's, times the gear
-        self._qpos[:, 7:] = self._length.index_select(1, self._motor_of_hinge) / self._gear
-        self._qvel[:, 6:] = self._velocity.index_select(1, self._motor_of_hinge) / self._gear
+        self._qpos[:, 7:] = (self._length / self._gear).index_select(1, self._motor_of_hinge)
+        self._qvel[:, 6:] = (self._velocity / self._gear).index_select(1, self._motor_of_hinge)
         self._warm_start.copy_(self._last_warm_start)

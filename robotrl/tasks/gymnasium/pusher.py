@@ -12,7 +12,7 @@ from torch import Tensor
 from robotrl.core.paths import ASSETS
 from robotrl.core.types import ActionTerm, ObsTerm, Source
 from robotrl.sim.sim import Sim, Stage
-from robotrl.tasks.gymnasium.motors import motor_terms
+from robotrl.tasks.gymnasium.motors import describe_motors
 from robotrl.tasks.gymnasium.options import finite, rejection_sample, uniform_noise
 from robotrl.tasks.task import Task
 
@@ -51,7 +51,7 @@ class Pusher(Task):
 
     def action_terms(self, model: mujoco.MjModel) -> tuple[ActionTerm, ...]:
         """One motor per joint of the arm."""
-        return motor_terms(model)
+        return describe_motors(super().action_terms(model), model)
 
     def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
         """Joint state of the arm; where fingertips, object and goal are."""

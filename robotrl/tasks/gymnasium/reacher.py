@@ -12,7 +12,7 @@ from torch import Tensor
 from robotrl.core.paths import ASSETS
 from robotrl.core.types import ActionTerm, ObsTerm, Source
 from robotrl.sim.sim import Sim, Stage
-from robotrl.tasks.gymnasium.motors import motor_terms
+from robotrl.tasks.gymnasium.motors import describe_motors
 from robotrl.tasks.gymnasium.options import finite, rejection_sample, uniform_noise
 from robotrl.tasks.task import Task
 
@@ -43,7 +43,7 @@ class Reacher(Task):
 
     def action_terms(self, model: mujoco.MjModel) -> tuple[ActionTerm, ...]:
         """One motor per joint."""
-        return motor_terms(model)
+        return describe_motors(super().action_terms(model), model)
 
     def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
         """Joint state, the target and the way from it to the fingertip."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from robotrl.core.paths import ASSETS
 from robotrl.core.types import ActionTerm, ObsTerm, Source
 from robotrl.sim.sim import Sim
-from robotrl.tasks.gymnasium.motors import motor_terms
+from robotrl.tasks.gymnasium.motors import describe_motors
 from robotrl.tasks.gymnasium.planar import ROOT, PlanarRunner
 
 
@@ -36,7 +36,7 @@ class Swimmer(PlanarRunner):
 
     def action_terms(self, model: mujoco.MjModel) -> tuple[ActionTerm, ...]:
         """One motor per joint between two links."""
-        return motor_terms(model)
+        return describe_motors(super().action_terms(model), model)
 
     def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
         """Positions (without x and y) and velocities of the front link and the joints."""
