@@ -64,6 +64,16 @@ class Task(_Options, ABC):
     def before_step(self, sim: Sim) -> None:
         """Remember what the reward compares with, before the physics advances."""
 
+    def advance(self, sim: Sim, ctrl: Tensor, substeps: int) -> None:
+        """Advance the physics by one control step.
+
+        Args:
+            sim: the state before the step.
+            ctrl: (N, A) float64 actuator commands in physical units.
+            substeps: physics steps in a control step.
+        """
+        sim.step(ctrl, substeps)
+
     @abstractmethod
     def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:
         """Return group -> term -> (N, size) or (N,) values in the units of `observation_terms`."""
