@@ -175,7 +175,7 @@ class GymnasiumEnv(gymnasium.Env[Any, np.ndarray]):
         obs = row(to_numpy(step.final_obs, self.groups), 0)
         return obs, step.reward.item(), bool(terminated), bool(truncated), {"valid": step.valid.item()}
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """Draw the environment, (height, width, 3) uint8 RGB; None without a render mode.
 
         After the last step of an episode the picture is the one drawn before it, as the simulation
