@@ -39,6 +39,8 @@ class Sb3VecEnv(Sb3Base):
         **view: `width`, `height` (px) and `camera` of the pictures, see `Pictures`.
     """
 
+    metadata: dict[str, Any]
+
     def __init__(
         self, env: VecEnv, groups: Sequence[str] = ("policy",), render_mode: str | None = None, **view: Any
     ) -> None:
@@ -47,7 +49,7 @@ class Sb3VecEnv(Sb3Base):
         self._pictures = Pictures(env, render_mode, **view)
         single_action = spaces.Box(-1.0, 1.0, (env.specs.action_dim,), np.float32)
         super().__init__(env.num_envs, observation_space(env.specs, self.groups), single_action)
-        self.metadata["render_fps"] = round(1.0 / env.specs.control_dt_s)
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / env.specs.control_dt_s)}
         self._start_s = time.time()
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
