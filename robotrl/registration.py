@@ -10,7 +10,6 @@ that makes returns incomparable raises the version.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -56,14 +55,15 @@ class _RegistryFinder:
         """Return None for every other module: the usual finders go on."""
         if name != _REGISTRY:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is None or spec.loader is None:
             return spec
         load = spec.loader.exec_module
 
         def load_and_register(module: ModuleType) -> None:
             load(module)
+            sys.meta_path.remove(self)
             _register(module)
 
         spec.loader.exec_module = load_and_register  # type: ignore[method-assign]

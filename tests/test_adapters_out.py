@@ -61,6 +61,7 @@ def fresh_python(code: str) -> str:
         "import robotrl; import gymnasium",
         "import gymnasium; import robotrl",
         "import robotrl, importlib; importlib.reload(robotrl); import gymnasium; importlib.reload(robotrl)",
+        "import robotrl, importlib.util as u; u.find_spec('gymnasium.envs.registration'); import gymnasium",
         "import robotrl.cli; from gymnasium.envs.registration import register; import gymnasium",
     ],
 )
