@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from robotrl.core.errors import UsageError
-from robotrl.envs.images import Images, ImageTerm
+from robotrl.envs.images import Images
 from robotrl.sim.batch_sim import BatchSim
-from robotrl.sim.rendering import ImageKind, Renderer
+from robotrl.sim.cameras import ImageKind, ImageTerm
+from robotrl.sim.rendering import Renderer
 
 SCENE = """
 <mujoco>

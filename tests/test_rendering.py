@@ -18,8 +18,8 @@ from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.envs.vec_env import VecEnv
 from robotrl.sim.batch_renderer import BatchRenderer
 from robotrl.sim.batch_sim import BatchSim
-from robotrl.sim.cameras import FreeCamera, default_camera, root_body
-from robotrl.sim.rendering import ImageKind, Quality, Renderer, View
+from robotrl.sim.cameras import FreeCamera, ImageKind, View, default_camera, root_body
+from robotrl.sim.rendering import Quality, Renderer
 from robotrl.tasks.control_suite.walker import Walker
 from robotrl.tasks.gymnasium.hopper import Hopper
 from robotrl.training.video import Grid, record_video
@@ -332,7 +332,8 @@ import mujoco
 from robotrl.core.errors import RobotrlError
 from robotrl.sim.batch_renderer import BatchRenderer
 from robotrl.sim.batch_sim import BatchSim
-from robotrl.sim.rendering import Renderer, View
+from robotrl.sim.cameras import View
+from robotrl.sim.rendering import Renderer
 sim = BatchSim(mujoco.MjModel.from_xml_string("<mujoco/>"), 1)
 try:
     print(Renderer(sim, 8, 8).render().shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,46 +10,8 @@ from torch import Tensor
 from robotrl.core.errors import UsageError
 from robotrl.sim.batch_renderer import BatchRenderer
 from robotrl.sim.batch_sim import BatchSim
-from robotrl.sim.rendering import ImageKind, Quality, View, clip_range_m
-
-
-@dataclass
-class ImageTerm:
-    """An observation group that is the picture of a camera, drawn at every control step.
-
-    Attributes:
-        camera: name of a camera of the model.
-        width: px.
-        height: px.
-        kind: colours, or the distance along the camera's line of view.
-        near_m: least distance that the depth camera measures, m; what is nearer reads as this. None for
-            the nearest that MuJoCo draws.
-        far_m: largest distance that the depth camera measures, m; what is farther reads as this. None for
-            the farthest that MuJoCo draws.
-    """
-
-    camera: str
-    width: int = 84
-    height: int = 84
-    kind: ImageKind = ImageKind.RGB
-    near_m: float | None = None
-    far_m: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.width < 1 or self.height < 1:
-            raise UsageError(f"an image needs a positive size, got {self.width} x {self.height}")
-        if self.kind is ImageKind.RGB and (self.near_m, self.far_m) != (None, None):
-            raise UsageError("near_m and far_m belong to kind=depth, this image has kind=rgb")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of a picture."""
-        return self.height, self.width, 3 if self.kind is ImageKind.RGB else 1
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of a pixel: uint8 in 0 to 255, or float32 m."""
-        return torch.uint8 if self.kind is ImageKind.RGB else torch.float32
+from robotrl.sim.cameras import ImageKind, ImageTerm, View, clip_range_m
+from robotrl.sim.rendering import Quality
 
 
 class Images:

@@ -17,8 +17,8 @@ import numpy as np
 
 from robotrl.core.errors import UsageError
 from robotrl.sim.batch_sim import BatchSim
-from robotrl.sim.cameras import FreeCamera, find_camera
-from robotrl.sim.rendering import Canvas, Quality, View
+from robotrl.sim.cameras import FreeCamera, View, find_camera
+from robotrl.sim.rendering import Canvas, Quality
 
 _Jobs = SimpleQueue[Callable[[Canvas], None] | None]
 _Camera: TypeAlias = mujoco.MjvCamera | FreeCamera

@@ -21,9 +21,9 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.errors import RobotrlError
 from robotrl.sim.batch_sim import BatchSim
-from robotrl.sim.cameras import FreeCamera, find_camera
+from robotrl.sim.cameras import FreeCamera, ImageKind, View, clip_range_m, find_camera
 
 _MAX_GEOMS = 10_000
 _EVERYTHING = int(mujoco.mjtCatBit.mjCAT_ALL)
@@ -69,43 +69,6 @@ _EFFECTS = {
     Quality.LIVE: _Effects(slices=20, sky=True, shadow_size=1024, reflections=False, samples=0),
     Quality.VIDEO: _Effects(slices=20, sky=True, shadow_size=1024, reflections=True, samples=4),
 }
-
-
-class ImageKind(enum.Enum):
-    """What a pixel holds."""
-
-    RGB = "rgb"
-    """Red, green and blue, uint8."""
-    DEPTH = "depth"
-    """Distance from the camera along its line of view (not along the pixel's ray), m, float32."""
-
-
-@dataclass(frozen=True)
-class View:
-    """What a picture of a simulation shows.
-
-    Attributes:
-        camera: name or number of a camera of the model, or a `FreeCamera`; None takes the model's first
-            camera that watches the robot, or else a free one that follows it.
-        width: px.
-        height: px.
-        kind: colours or distances.
-    """
-
-    camera: str | int | FreeCamera | None
-    width: int
-    height: int
-    kind: ImageKind = ImageKind.RGB
-
-    def __post_init__(self) -> None:
-        if self.width < 1 or self.height < 1:
-            raise UsageError(f"a picture needs a positive size, got {self.width} x {self.height}")
-
-    def pictures(self, n: int) -> np.ndarray:
-        """Return room for `n` pictures: (n, height, width, 3) uint8, or (n, height, width) float32."""
-        if self.kind is ImageKind.RGB:
-            return np.empty((n, self.height, self.width, 3), dtype=np.uint8)
-        return np.empty((n, self.height, self.width), dtype=np.float32)
 
 
 class Canvas:
@@ -254,11 +217,6 @@ class Renderer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def clip_range_m(model: mujoco.MjModel) -> tuple[float, float]:
-    """Return the nearest and the farthest distance that cameras of the model see, m."""
-    return model.vis.map.znear * model.stat.extent, model.vis.map.zfar * model.stat.extent
 
 
 def has_screen() -> bool:

@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.policies.policy import Policy
 from robotrl.sim.batch_renderer import BatchRenderer, Drawing
-from robotrl.sim.rendering import Quality, View
+from robotrl.sim.cameras import View
+from robotrl.sim.rendering import Quality
 from robotrl.tasks.task import Task
 from robotrl.training.playback import Act, FirstEpisodes, deterministic
 
