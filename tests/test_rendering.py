@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from robotrl.cli import main
 from robotrl.core.config import evaluation_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.envs.vec_env import VecEnv
@@ -449,6 +450,21 @@ def test_grid_fits_the_frame(text: str, size: tuple[int, int]) -> None:
 def test_impossible_grids_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="video grid"):
         Grid.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluate runs/x --video-grid 2x2", "--video-grid says what a video shows: give --video, too"),
+        ("play runs/x --video-grid 2x2", "--video-grid says what a video shows: give --video, too"),
+        ("play runs/x --video v.mp4 --video-grid 2", "a video grid is ROWSxCOLUMNS such as 3x4, got '2'"),
+    ],
+)
+def test_command_line_explains_a_wrong_grid(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_policy_acts_without_exploring(tmp_path: Path) -> None:

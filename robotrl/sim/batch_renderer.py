@@ -7,7 +7,9 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TypeAlias
@@ -18,7 +20,7 @@ import numpy as np
 from robotrl.core.errors import UsageError
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.cameras import FreeCamera, View, find_camera
-from robotrl.sim.rendering import Canvas, Quality
+from robotrl.sim.rendering import Canvas, Quality, Snapshot
 
 _Jobs = SimpleQueue[Callable[[Canvas], None] | None]
 _Camera: TypeAlias = mujoco.MjvCamera | FreeCamera
@@ -27,13 +29,15 @@ _Camera: TypeAlias = mujoco.MjvCamera | FreeCamera
 class BatchRenderer:
     """Draws views of chosen simulations, each with its own model fields and state.
 
-    The pictures do not depend on the number of threads, which end with the renderer.
+    The pictures do not depend on the number of threads, which end with the renderer. Use it from one
+    thread at a time.
 
     Args:
         sim: the simulations. Meshes, textures and height fields are those of its model.
         views: what to draw of every simulation.
         quality: see `Quality`.
-        num_threads: None for all CPUs this process may use, or fewer for fewer simulations.
+        num_threads: None for all CPUs this process may use, or fewer for fewer simulations; with 1 the
+            calling thread draws.
 
     Raises:
         UsageError: the model has no such camera, there is no view, or num_threads is below 1.
@@ -56,45 +60,58 @@ class BatchRenderer:
         self._num_envs = sim.num_envs
         self._cameras = [find_camera(sim.model, view.camera) for view in views]
         size = max(view.width for view in views), max(view.height for view in views)
+        # alone and first: it loads the library
+        canvases = [Canvas(sim.model, *size, quality)]
+        self._canvas = canvases[0] if self.num_threads == 1 else None
         self._jobs: _Jobs = SimpleQueue()
-        threads: list[threading.Thread] = []
-        # no method of this object: its threads must not keep it alive
-        self._stop = weakref.finalize(self, _stop, self._jobs, threads)
-        # the graphics library registers its own end with the first context: threads must end before
+        end: Callable[[], None] = canvases[0].close
+        if self.num_threads > 1:
+            with ThreadPoolExecutor() as pool:
+                made = pool.map(lambda _: Canvas(sim.model, *size, quality), range(1, self.num_threads))
+                canvases += made
+            # no method of this object is their target: they must not keep it alive
+            threads = [
+                threading.Thread(target=_work, args=(self._jobs, canvas), name="render", daemon=True)
+                for canvas in canvases
+            ]
+            for thread in threads:
+                thread.start()
+            end = partial(_end, self._jobs, threads)
+        self._stop = weakref.finalize(self, end)
+        # the graphics library registered its own end with the first context: this must come before
         self._stop.atexit = False
-
-        def start() -> Future[None]:
-            ready: Future[None] = Future()
-            arguments = (self._jobs, lambda: Canvas(sim, *size, quality), ready)
-            thread = threading.Thread(target=_work, args=arguments, name="render", daemon=True)
-            threads.append(thread)
-            thread.start()
-            return ready
-
-        start().result()  # alone: it loads the library
         atexit.register(self._stop)
-        try:
-            for ready in [start() for _ in range(self.num_threads - 1)]:
-                ready.result()
-        except BaseException:
-            self.close()
-            raise
+        # those that are drawn, and two to fill meanwhile
+        self._free: SimpleQueue[Snapshot] = SimpleQueue()
+        for _ in range(self.num_threads + 2 if self.num_threads > 1 else 1):
+            self._free.put(Snapshot(sim))
 
     def submit(self, ids: Sequence[int] | None = None) -> Drawing:
         """Begin to draw simulations `ids`, None for all; return when the simulations may go on.
 
-        Their states are copied by then, most pictures are not drawn yet: ask the result for them.
+        Their states are copied by then, the last pictures may not be drawn yet: ask the result for them.
 
         Raises:
             UsageError: the renderer is closed.
+            IndexError: there is no such simulation.
         """
         if not self._stop.alive:
             raise UsageError("this renderer is closed")
         ids = range(self._num_envs) if ids is None else ids
         drawing = Drawing(self.views, self._cameras, len(ids))
-        for row, sim_id in enumerate(ids):
-            self._jobs.put(drawing.job(row, int(sim_id)))
-        drawing.wait_loaded()
+        with nullcontext() if self._canvas is None else self._canvas.current():
+            for row, sim_id in enumerate(ids):
+                snapshot = self._free.get()
+                try:
+                    snapshot.load(int(sim_id))
+                except BaseException:
+                    self._free.put(snapshot)
+                    raise
+                job = drawing.job(row, snapshot, self._free)
+                if self._canvas is None:
+                    self._jobs.put(job)
+                else:
+                    job(self._canvas)
         return drawing
 
     def render(self, ids: Sequence[int] | None = None) -> list[np.ndarray]:
@@ -126,34 +143,27 @@ class Drawing:
     def __init__(self, views: Sequence[View], cameras: Sequence[_Camera], n: int) -> None:
         self._views = list(zip(views, cameras, strict=True))
         self._pictures = [view.pictures(n) for view in views]
-        self._loaded, self._drawn = _Countdown(n), _Countdown(n)
+        self._missing = _Countdown(n)
         self._error: BaseException | None = None
 
-    def job(self, row: int, sim_id: int) -> Callable[[Canvas], None]:
-        """Return what a thread does for one simulation."""
+    def job(self, row: int, snapshot: Snapshot, free: SimpleQueue[Snapshot]) -> Callable[[Canvas], None]:
+        """Return what a thread does for one simulation; it puts the snapshot back to the free ones."""
 
         def draw(canvas: Canvas) -> None:
             try:
-                try:
-                    canvas.load(sim_id)
-                finally:
-                    self._loaded.down()
                 for (view, camera), pictures in zip(self._views, self._pictures, strict=True):
-                    canvas.draw(camera, view.kind, pictures[row])
+                    canvas.draw(snapshot, camera, view.kind, pictures[row])
             except BaseException as error:
                 self._error = error
             finally:
-                self._drawn.down()
+                free.put(snapshot)
+                self._missing.down()
 
         return draw
 
-    def wait_loaded(self) -> None:
-        """Wait until every state is copied."""
-        self._loaded.wait()
-
     def result(self) -> list[np.ndarray]:
         """Wait for the pictures; see `BatchRenderer.render`."""
-        self._drawn.wait()
+        self._missing.wait()
         if self._error is not None:
             raise self._error
         return self._pictures
@@ -179,20 +189,14 @@ class _Countdown:
         self._zero.wait()
 
 
-def _work(jobs: _Jobs, make_canvas: Callable[[], Canvas], ready: Future[None]) -> None:
-    """What a thread does: make a canvas, draw on it until there is no more to come."""
-    try:
-        canvas = make_canvas()
-    except BaseException as error:
-        ready.set_exception(error)
-        return
-    ready.set_result(None)
-    while (job := jobs.get()) is not None:
-        job(canvas)
+def _work(jobs: _Jobs, canvas: Canvas) -> None:
+    with canvas.current():
+        while (job := jobs.get()) is not None:
+            job(canvas)
     canvas.close()
 
 
-def _stop(jobs: _Jobs, threads: Sequence[threading.Thread]) -> None:
+def _end(jobs: _Jobs, threads: Sequence[threading.Thread]) -> None:
     for _ in threads:
         jobs.put(None)
     for thread in threads:

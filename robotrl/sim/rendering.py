@@ -5,15 +5,17 @@ default then fails at the first picture. So the context is chosen here instead, 
 is made: what `MUJOCO_GL` says if the user set it, else EGL where Linux has no screen, else MuJoCo's
 default. It does not matter in which order things were imported.
 
-A renderer belongs to the thread that made it; `batch_renderer` draws on several threads.
+Any thread may use a renderer, one at a time; `batch_renderer` draws on several threads.
 """
 
 from __future__ import annotations
 
+import copy
 import enum
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -39,7 +41,7 @@ class Quality(enum.Enum):
     """With sky and shadows: for people who watch while it is drawn."""
     VIDEO = "video"
     """With reflections, too, and with smooth edges where a graphics card draws: for people who watch later.
-    Software OpenGL takes twice as long for smooth edges (measured: 27 against 13 ms at 640 x 480)."""
+    Software OpenGL takes twice as long for smooth edges (measured at 640 x 480: 27 ms against 13)."""
 
 
 @dataclass(frozen=True)
@@ -71,44 +73,17 @@ _EFFECTS = {
 }
 
 
-class Canvas:
-    """Draws one simulation at a time with an OpenGL context of its own.
-
-    It belongs to the thread that made it, which must also close it.
+class Snapshot:
+    """A copy of one simulation, to draw it while the others go on.
 
     Args:
-        sim: the simulations. Meshes, textures and height fields are those of its model.
-        width: of the largest picture, px.
-        height: of the largest picture, px.
-        quality: see `Quality`.
-
-    Raises:
-        RobotrlError: the graphics library is missing or fails.
+        sim: the simulations.
     """
 
-    def __init__(self, sim: BatchSim, width: int, height: int, quality: Quality) -> None:
-        effects = _EFFECTS[quality]
+    def __init__(self, sim: BatchSim) -> None:
         self._batch = sim.batch
-        self.model = sim.batch.get_model(0)
+        self.model = copy.copy(sim.model)
         self.data = mujoco.MjData(self.model)
-        visual = self.model.vis
-        visual.global_.offwidth, visual.global_.offheight = width, height
-        visual.quality.shadowsize = effects.shadow_size
-        visual.quality.numslices, visual.quality.numstacks = effects.slices, effects.slices // 2
-        self._gl = _make_context(width, height)
-        try:
-            self._gl.make_current()
-            visual.quality.offsamples = 0 if _draws_in_software() else effects.samples
-            self._context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        except Exception as error:
-            raise _graphics_error(error) from error
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
-        self._scene = mujoco.MjvScene(self.model, maxgeom=_MAX_GEOMS)
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = effects.shadow_size > 0
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = effects.reflections
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = effects.sky
-        self._option = mujoco.MjvOption()
 
     def load(self, sim_id: int) -> None:
         """Copy the model fields and the state of one simulation.
@@ -125,12 +100,57 @@ class Canvas:
         mujoco.mj_flex(model, data)
         mujoco.mj_tendon(model, data)
 
-    def draw(self, camera: mujoco.MjvCamera | FreeCamera, kind: ImageKind, picture: np.ndarray) -> None:
-        """Draw the loaded simulation into `picture`, (H, W, 3) uint8 or for depth (H, W) float32."""
-        self._gl.make_current()
-        scene, context = self._scene, self._context
-        view = camera.view(self.data) if isinstance(camera, FreeCamera) else camera
-        mujoco.mjv_updateScene(self.model, self.data, self._option, None, view, _EVERYTHING, scene)
+
+class Canvas:
+    """An OpenGL context and what MuJoCo needs to draw with it.
+
+    Args:
+        model: whose meshes, textures and height fields are drawn.
+        width: of the largest picture, px.
+        height: of the largest picture, px.
+        quality: see `Quality`.
+
+    Raises:
+        RobotrlError: the graphics library is missing or fails.
+    """
+
+    def __init__(self, model: mujoco.MjModel, width: int, height: int, quality: Quality) -> None:
+        effects = _EFFECTS[quality]
+        model = copy.copy(model)
+        visual = model.vis
+        visual.global_.offwidth, visual.global_.offheight = width, height
+        visual.quality.shadowsize = effects.shadow_size
+        visual.quality.numslices, visual.quality.numstacks = effects.slices, effects.slices // 2
+        self._gl = _make_context(width, height)
+        try:
+            with self.current():
+                visual.quality.offsamples = 0 if _draws_in_software() else effects.samples
+                self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+                mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        except Exception as error:
+            raise _graphics_error(error) from error
+        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = effects.shadow_size > 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = effects.reflections
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = effects.sky
+        self._option = mujoco.MjvOption()
+
+    def current(self) -> AbstractContextManager[None]:
+        """Let the calling thread draw inside; only one thread can at a time."""
+        return self._gl.as_current()
+
+    def draw(
+        self,
+        snapshot: Snapshot,
+        camera: mujoco.MjvCamera | FreeCamera,
+        kind: ImageKind,
+        picture: np.ndarray,
+    ) -> None:
+        """Draw into `picture`, (H, W, 3) uint8 or for depth (H, W) float32; inside `current`."""
+        model, data, scene, context = snapshot.model, snapshot.data, self._scene, self._context
+        view = camera.view(data) if isinstance(camera, FreeCamera) else camera
+        mujoco.mjv_updateScene(model, data, self._option, None, view, _EVERYTHING, scene)
         depth = kind is ImageKind.DEPTH
         # MuJoCo's most exact depth: no effect changes the geometry
         scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = depth
@@ -139,26 +159,16 @@ class Canvas:
         mujoco.mjr_render(rectangle, scene, context)
         if depth:
             mujoco.mjr_readPixels(None, picture, rectangle, context)
-            picture[...] = self._metres(picture)[::-1]  # OpenGL counts rows from the bottom
+            # OpenGL counts rows from the bottom
+            picture[...] = _metres(picture, clip_range_m(model), scene.camera[0].orthographic)[::-1]
         else:
             mujoco.mjr_readPixels(picture, None, rectangle, context)
             picture[...] = picture[::-1]
 
-    def _metres(self, reading: np.ndarray) -> np.ndarray:
-        """Undo OpenGL's projection of distances in [near, far] to [1, 0]."""
-        near, far = (np.float32(limit) for limit in clip_range_m(self.model))
-        ratio = reading.astype(np.float64)
-        if self._scene.camera[0].orthographic:
-            return far - ratio * (far - near)
-        # float32, as in OpenGL's own matrix, so that its rounding is undone as well
-        c = np.float32(0.5) * ((far + near) / (far - near)) - np.float32(0.5)
-        d = np.float32(0.5) * (np.float32(2) * far * near / (far - near))
-        return d / (ratio + c)
-
     def close(self) -> None:
         """Free the graphics memory."""
-        self._gl.make_current()
-        self._context.free()
+        with self.current():
+            self._context.free()
         self._gl.free()
 
 
@@ -187,22 +197,24 @@ class Renderer:
     ) -> None:
         self.view = View(camera, width, height)
         self.camera = find_camera(sim.model, camera)
-        self._canvas = Canvas(sim, width, height, quality)
+        self._canvas = Canvas(sim.model, width, height, quality)
+        self._snapshot = Snapshot(sim)
 
     def render(self, ids: Sequence[int] = (0,)) -> np.ndarray:
         """Draw simulations `ids` as they are now, (len(ids), height, width, 3) uint8 RGB."""
         pictures = self.view.pictures(len(ids))
-        for picture, sim_id in zip(pictures, ids, strict=True):
-            self._canvas.load(sim_id)
-            self._canvas.draw(self.camera, ImageKind.RGB, picture)
+        with self._canvas.current():
+            for picture, sim_id in zip(pictures, ids, strict=True):
+                self._snapshot.load(sim_id)
+                self._canvas.draw(self._snapshot, self.camera, ImageKind.RGB, picture)
         return pictures
 
     def free_camera(self, sim_id: int = 0) -> FreeCamera:
         """Return the free camera, changing over to one that starts from the present view."""
         if not isinstance(self.camera, FreeCamera):
-            free = FreeCamera(self._canvas.model)
-            self._canvas.load(sim_id)
-            free.take_over(self._canvas.data, self.camera.fixedcamid)
+            free = FreeCamera(self._snapshot.model)
+            self._snapshot.load(sim_id)
+            free.take_over(self._snapshot.data, self.camera.fixedcamid)
             self.camera = free
         return self.camera
 
@@ -224,6 +236,18 @@ def has_screen() -> bool:
     if sys.platform.startswith("linux"):
         return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return True
+
+
+def _metres(reading: np.ndarray, clip_m: tuple[float, float], orthographic: bool) -> np.ndarray:
+    """Undo OpenGL's projection of distances in [near, far] to [1, 0]."""
+    near, far = np.float32(clip_m[0]), np.float32(clip_m[1])
+    ratio = reading.astype(np.float64)
+    if orthographic:
+        return far - ratio * (far - near)
+    # float32, as in OpenGL's own matrix, so that its rounding is undone as well
+    c = np.float32(0.5) * ((far + near) / (far - near)) - np.float32(0.5)
+    d = np.float32(0.5) * (np.float32(2) * far * near / (far - near))
+    return d / (ratio + c)
 
 
 def _make_context(width: int, height: int) -> Any:

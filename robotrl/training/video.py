@@ -120,8 +120,8 @@ def record_video(
     episodes = FirstEpisodes(act, task, grid.rows * grid.columns, seed)
     duration_s = task.episode_length_s if episode_s is None else episode_s
     board = _Board(grid, width, height, task_name or type(task).__name__)
-    # pictures of one simulation are drawn by several threads, too: the next while it steps on
-    threads = len(os.sched_getaffinity(0))
+    # more threads than simulations: the next pictures are begun while these are drawn
+    threads = min(len(os.sched_getaffinity(0)), grid.rows * grid.columns + 1)
     view = View(None, width, height)
     with BatchRenderer(episodes.env.sim, [view], Quality.VIDEO, threads) as renderer:
         shots = _shots(episodes, renderer, duration_s, fps)
