@@ -218,6 +218,23 @@ def test_verify_compares_with_the_training_policy_where_it_is(
     assert code == 0 and "training policy not at hand" in row
 
 
+def test_verify_looks_at_the_bundle_before_its_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = checkpoint_of(run)
+    file.write_bytes(file.read_bytes()[:100])
+    assert main(["verify", str(run / "bundle")]) == 1
+    out, err = capsys.readouterr()
+    assert out.count("passed") == 6 and "training policy not at hand" in out
+    told = f"{run / 'bundle'} is sound, but could not be compared with the trained policy: checkpoint {file}"
+    assert err.startswith(f"robotrl: error: {told} is damaged: ") and err.count("\n") == 1
+    (run / "config.yaml").write_text("task: {}")
+    assert main(["verify", str(run / "bundle")]) == 1
+    assert f"trained policy: {run / 'config.yaml'}: no task given" in error_line(capsys)
+    # what is wrong with the bundle goes first
+    (run / "bundle" / "policy.onnx").unlink()
+    assert main(["verify", str(run / "bundle")]) == 1
+    assert error_line(capsys) == f"{run / 'bundle'} is not a complete bundle: policy.onnx is missing"
+
+
 def test_a_narrow_terminal_cuts_nothing_off(run: Path) -> None:
     command = f"COLUMNS=60 {' '.join(ROBOTRL)} evaluate {run} --episodes 1"
     done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True)
