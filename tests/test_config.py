@@ -219,6 +219,15 @@ def test_plain_is_the_inverse_of_fill() -> None:
     assert fill(ToyTask, plain(task), "task") == task
 
 
+@pytest.mark.parametrize("name", ["arm.xml", "models/it's {a} robot, v\\2: $x.xml"])
+def test_a_file_in_the_package_of_its_task_is_saved_by_the_package(name: str, tmp_path: Path) -> None:
+    task = ToyTask(mjcf=Path(__file__).parent / name)
+    text = to_yaml(dataclasses.replace(compose(["task=pendulum_swingup", "algorithm=ppo"]), task=task))
+    assert str(Path(__file__).parent) not in text, "an absolute path of this machine was saved"
+    (tmp_path / "config.yaml").write_text(text)
+    assert from_yaml(tmp_path / "config.yaml").task == task
+
+
 @pytest.mark.parametrize("task", available("task"))
 def test_every_shipped_task_survives_saving(task: str, tmp_path: Path) -> None:
     config = compose([f"task={task}", "algorithm=ppo", "seed=7"])
