@@ -12,7 +12,7 @@ from robotrl.compose import compose
 from robotrl.training.run_folder import RunFolder, write_json
 
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
-import collect_runs  # noqa: E402
+import collect_runs
 
 
 def finished_run(root: Path, seed: int, mean: float | None) -> RunFolder:
@@ -71,8 +71,6 @@ def test_a_run_without_a_sound_episode_is_listed_as_such(
 
 
 def test_paths_in_a_command_are_shortened() -> None:
-    command = (
-        "robotrl train --resume /home/me/work/runs/a/b/c task._target_=x.Y hidden=[/opt/a,/home/me/work/b]"
-    )
+    command = "robotrl train --resume /home/me/work/runs/a/b/c target=x.Y hidden=[/opt/a,/home/me/work/b]"
     short = collect_runs.without_machine_paths(command, Path("/home/me/work"))
-    assert short == "robotrl train --resume runs/a/b/c task._target_=x.Y hidden=[a,b]"
+    assert short == "robotrl train --resume runs/a/b/c target=x.Y hidden=[a,b]"

@@ -103,8 +103,8 @@ def rebuild_task(section: dict[str, Any]) -> Task:
         raise RobotrlError(f"the bundle's task {section['_target_']} is not a robotrl task")
     if section["options"].get("mjcf") is not None and not Path(task.mjcf).is_file():
         raise RobotrlError(
-            f"the bundle's task {section['_target_']} needs its model file {task.mjcf}, which is not on this "
-            "machine: put it there, or into the package of the task, which finds it anywhere, and export again"
+            f"the bundle's task {section['_target_']} needs its model file {task.mjcf}, which is not here: "
+            "put it there, or into the package of the task, which finds it anywhere, and export again"
         )
     return task
 
