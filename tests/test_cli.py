@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -235,12 +232,14 @@ def test_verify_looks_at_the_bundle_before_its_run(run: Path, capsys: pytest.Cap
     assert error_line(capsys) == f"{run / 'bundle'} is not a complete bundle: policy.onnx is missing"
 
 
-def test_a_narrow_terminal_cuts_nothing_off(run: Path) -> None:
-    command = f"COLUMNS=60 {' '.join(ROBOTRL)} evaluate {run} --episodes 1"
+def test_a_narrow_terminal_cuts_nothing_off(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation" / "episodes.csv"
+    table = f"from robotrl.cli import _table; _table(['evaluation', 'run'], [('per episode', '{path}')])"
+    command = f'COLUMNS=60 {sys.executable} -c "{table}"'
     done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True)
     cells = [line.split("│")[2].strip() for line in done.stdout.splitlines() if line.count("│") == 3]
     assert done.stdout.index("\n") == 60
-    assert str(run / "evaluation" / "episodes.csv") in "".join(cells)
+    assert len(cells) > 1 and "".join(cells) == str(path)
 
 
 def test_multirun_trains_every_combination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,22 +336,3 @@ def test_closed_pipe_is_silent() -> None:
     command = f"{' '.join(ROBOTRL)} list tasks | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stderr == ""
-
-
-def test_ctrl_c_stops_with_a_checkpoint(tmp_path: Path) -> None:
-    words = [word for word in SMALL if "total_steps" not in word]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*ROBOTRL, "train", *words, "total_steps=100000000"]
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not any(file.read_text().count("\n") > 1 for file in tmp_path.glob("runs/*/*/*/metrics.csv")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    (run,) = tmp_path.glob("runs/*/*/*")
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    assert err.strip().endswith(f"robotrl train --resume {run.relative_to(tmp_path)}")
-    assert checkpoint_of(run).is_file()
