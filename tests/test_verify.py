@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from bundles import failed, make_policy
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.contract import METADATA_KEY
+from robotrl.export.bundle import export_policy
+from robotrl.export.description import describe_task, rebuild_task
 from robotrl.export.verify import verify_bundle
 from robotrl.policies.gaussian import GaussianPolicy
 from robotrl.policies.policy import Policy
@@ -224,6 +229,38 @@ def test_recordings_are_never_unpickled(bundle: Path) -> None:
     (bundle / "contract.json").write_text(json.dumps(contract))
     with pytest.raises(RobotrlError, match=r"golden\.npz is not an archive of arrays"):
         verify_bundle(bundle)
+
+
+def test_a_bundle_finds_the_model_file_in_the_package_of_its_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the path is an annotated field, so an option of the task, and the package has moved."""
+    example = Path(__file__).parent.parent / "examples" / "my_robot" / "my_robot"
+    here, there = tmp_path / "here", tmp_path / "there"
+    package = Path(shutil.copytree(example, here / "arm_package"))
+    source = (example / "__init__.py").read_text().replace("    mjcf = Path(", "    mjcf: Path = Path(")
+    (package / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(here)
+    task = importlib.import_module("arm_package").MyTask()
+    bundle = export_policy(make_policy(GaussianPolicy, task), task, tmp_path / "b", provenance={})
+    outside = describe_task(task.__class__(mjcf=shutil.copy(task.mjcf, tmp_path / "arm.xml")), "arm")
+    assert json.loads((bundle / "contract.json").read_text())["task"]["options"]["mjcf"]
+    assert str(tmp_path) not in (bundle / "contract.json").read_text()
+
+    here.rename(there)
+    monkeypatch.delitem(sys.modules, "arm_package")
+    monkeypatch.syspath_prepend(there)
+    assert failed(verify_bundle(bundle)) == []
+    assert rebuild_task(outside).mjcf == tmp_path / "arm.xml"
+    for file, read in (
+        (there / "arm_package" / "arm.xml", lambda: verify_bundle(bundle)),
+        (tmp_path / "arm.xml", lambda: rebuild_task(outside)),
+    ):
+        file.unlink()
+        told = f"arm_package.MyTask needs its model file {file}, which is not here: put it there, or"
+        with pytest.raises(RobotrlError, match=re.escape(told)) as caught:
+            read()
+        assert "\n" not in str(caught.value)
 
 
 def test_another_policy_is_told_apart(exported: Exported) -> None:
