@@ -18,6 +18,7 @@ from robotrl.export.bundle import check_exportable, export_policy
 from robotrl.export.verify import verify_bundle
 from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
 from robotrl.training.evaluation import Evaluation, evaluate, evaluated_steps, save_evaluation
+from robotrl.training.exporting import provenance
 from robotrl.training.lock import training_lock
 from robotrl.training.loop import Loop
 from robotrl.training.metrics import MetricsLogger
@@ -213,18 +214,11 @@ def _next_step(run: RunFolder, config: TrainConfig, loop: Loop) -> str:
 
 
 def _export(run: RunFolder, config: TrainConfig, loop: Loop, return_mean: float | None) -> None:
-    provenance = {
-        "algorithm": config.algorithm_class.__name__,
-        "seed": config.seed,
-        "env_steps": loop.env_steps,
-        "return_mean": return_mean,
-        "task_name": config.task_name,
-    }
     export_policy(
         loop.algorithm.policy,
         config.task,
         run.bundle,
-        provenance=provenance,
+        provenance=provenance(config, loop.env_steps, return_mean),
         allow_simulation_only=config.allow_simulation_only,
     )
     checks = verify_bundle(run.bundle, loop.algorithm.policy)
