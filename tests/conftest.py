@@ -18,6 +18,19 @@ if _worker.startswith("gw"):
 
 
 @pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its bundle, which no test changes."""
+    from tiny_runs import PENDULUM
+
+    from robotrl.cli import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(["train", *PENDULUM, f"runs_dir={folder}"]) == 0
+    (config,) = folder.rglob("config.yaml")
+    return config.parent
+
+
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path]]:
     """Kind of policy -> policy and its bundle, which no test changes."""
     from bundles import exporter

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import save_file
+from tiny_runs import PENDULUM
 
 from robotrl.cli import main
 from robotrl.core import checkpoint
@@ -17,30 +18,12 @@ from robotrl.core.catalog import available
 from robotrl.core.config import from_yaml
 
 ROBOTRL = [sys.executable, "-m", "robotrl"]
-SMALL = [
-    "task=pendulum_swingup",
-    "algorithm=ppo",
-    "task.episode_length_s=0.4",
-    "eval_episodes=2",
-    "num_envs=4",
-]
-SMALL += ["total_steps=128", "algorithm.num_steps=16", "algorithm.minibatch_size=32", "algorithm.hidden=[8]"]
-SMALL += ["policy.hidden=[8]"]
 
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test runs in an empty folder, so that no run lands in the repository."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with its bundle."""
-    folder = tmp_path_factory.mktemp("trained")
-    assert main(["train", *SMALL, f"runs_dir={folder}"]) == 0
-    (config,) = folder.rglob("config.yaml")
-    return config.parent
 
 
 @pytest.fixture
@@ -243,7 +226,7 @@ def test_a_narrow_terminal_cuts_nothing_off(tmp_path: Path) -> None:
 
 
 def test_multirun_trains_every_combination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", *SMALL, "export=false", "seed=3,4", "--multirun"]) == 0
+    assert main(["train", *PENDULUM, "export=false", "seed=3,4", "--multirun"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run folder: ")]
     folders = [line.split()[2] for line in lines]
     configs = [from_yaml(Path(folder) / "config.yaml") for folder in folders]
@@ -253,10 +236,10 @@ def test_multirun_trains_every_combination(tmp_path: Path, capsys: pytest.Captur
 def test_model_that_does_not_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.xml"
     bad.write_text("<mujoco><worldbody><geom type='sphere'/></worldbody></mujoco>")
-    assert main(["train", *SMALL, f"task.mjcf={bad}"]) == 1
+    assert main(["train", *PENDULUM, f"task.mjcf={bad}"]) == 1
     line = error_line(capsys)
     assert f"model file {bad} does not compile: " in line and "size" in line
-    assert main(["train", *SMALL, "task.mjcf=none.xml"]) == 1
+    assert main(["train", *PENDULUM, "task.mjcf=none.xml"]) == 1
     assert "model file none.xml does not exist" in error_line(capsys)
     assert list(tmp_path.iterdir()) == [bad], "a run folder was made"
 
@@ -305,7 +288,7 @@ def test_damaged_bundle(run: Path, part: str, capsys: pytest.CaptureFixture[str]
 
 def test_nothing_is_overwritten(trained: Path) -> None:
     before = {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
-    assert main(["train", *SMALL, "export=false", f"runs_dir={trained.parents[2]}"]) == 0
+    assert main(["train", *PENDULUM, "export=false", f"runs_dir={trained.parents[2]}"]) == 0
     assert {file: file.read_bytes() for file in before} == before
 
 
@@ -321,7 +304,7 @@ def test_full_disk_while_training(tmp_path: Path) -> None:
     """On a real file system of 64 kB, where that can be mounted."""
     inside = f'mount -t tmpfs -o size=64k tmpfs {tmp_path}/runs 2>/dev/null || exit 77; exec "$@"'
     (tmp_path / "runs").mkdir()
-    train = ["train", *SMALL, "policy.hidden=[256,256]"]
+    train = ["train", *PENDULUM, "policy.hidden=[256,256]"]
     command = ["unshare", "--mount", "sh", "-c", inside, "sh", *ROBOTRL, *train]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 77 or "unshare" in done.stderr:

@@ -31,6 +31,20 @@ _COMMON = [
     "seed=3",
 ]
 
+# a run of a second, bundle and report included
+PENDULUM = [
+    "task=pendulum_swingup",
+    "task.episode_length_s=0.4",
+    "policy.hidden=[8]",
+    "algorithm=ppo",
+    "algorithm.hidden=[8]",
+    "algorithm.num_steps=16",
+    "algorithm.minibatch_size=32",
+    "num_envs=4",
+    "total_steps=128",
+    "eval_episodes=2",
+]
+
 
 def overrides(algorithm: str, runs: Path, *more: str) -> list[str]:
     """Words for `robotrl train`; an iteration of "ppo" takes 128 steps, one of "sac" 2000."""
