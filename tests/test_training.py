@@ -89,6 +89,7 @@ def start(arguments: list[str], program: tuple[str, ...] = ("-m", "robotrl", "tr
 @pytest.mark.parametrize(
     ("algorithm", "total", "every", "dies_at", "checkpoint_at"),
     [("ppo", 4096, 1000, 300, 1920), ("sac", 6000, 0, 750, 2000)],
+    ids=["ppo", "sac"],
 )
 def test_kill_and_resume_equals_the_uninterrupted_run(
     algorithm, total, every, dies_at, checkpoint_at, tmp_path
