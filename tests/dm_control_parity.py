@@ -56,6 +56,12 @@ def copy_state(sim: BatchSim, row: int, physics: Any) -> None:
     """Put the state and the per-simulation model fields of one of ours into dm_control's physics."""
     for field, values in sim._expanded().items():
         getattr(physics.model, field)[...] = values[row].numpy()
+    if sim.model.nhfield > 1:
+        # our simulations choose one of several height fields, dm_control's model has one
+        geom = sim.named("geom", "terrain").id
+        chosen = sim.model.hfield_data.reshape(sim.model.nhfield, -1)[physics.model.geom_dataid[geom]]
+        physics.model.hfield_data[...] = chosen
+        physics.model.geom_dataid[geom] = 0
     mujoco.mj_setState(physics.model.ptr, physics.data.ptr, sim.batch.state[row], INTEGRATION)
     physics.forward()
 
@@ -76,11 +82,12 @@ def check_steps(name: str, domain: str, task: str, num_envs: int = 1) -> None:
     for _ in range(STEPS):
         action = torch.rand(num_envs, env.specs.action_dim, generator=rng) * 2 - 1
         step = env.step(action)
-        rewards = total(env.task.reward_terms(env.sim, action.double()))
+        ctrl = env._to_ctrl(action)
+        rewards = total(env.task.reward_terms(env.sim, ctrl))
         values = observed(env.task, env.sim)
         assert step.valid.all() and not step.done.any()
         for row, original in enumerate(originals):
-            theirs = original.step(action[row].double().numpy())
+            theirs = original.step(ctrl[row].numpy())
             assert not theirs.last()
             np.testing.assert_allclose(values[row], flat(theirs.observation), rtol=0, atol=TOLERANCE)
             np.testing.assert_allclose(rewards[row], theirs.reward, rtol=0, atol=TOLERANCE)

@@ -24,7 +24,7 @@ from robotrl.tasks.task import Task
 NUM_JOINTS = 73
 # heights of torso and pelvis in the model file's pose, m
 TORSO_HEIGHT_M, PELVIS_HEIGHT_M = 0.41522, 0.4761649
-STAND_FRACTION = 0.9
+STAND_HEIGHT_M = 0.9 * torch.tensor([TORSO_HEIGHT_M, PELVIS_HEIGHT_M], dtype=torch.float64)
 UPRIGHT_COSINE = math.cos(math.radians(30))
 UPRIGHT_BODIES = ("skull", "torso", "pelvis")
 FEET = ("foot_L", "foot_R", "hand_L", "hand_R")
@@ -116,11 +116,7 @@ class Dog(Task):
 
     def standing(self, sim: Sim) -> Tensor:
         """(N,) torso and pelvis high, head, torso and pelvis upright, the weight on the feet."""
-        torso, pelvis = self.height(sim).unbind(1)
-        least = STAND_FRACTION * TORSO_HEIGHT_M
-        torso_high = tolerance(torso, (least, math.inf), margin=least)
-        least = STAND_FRACTION * PELVIS_HEIGHT_M
-        pelvis_high = tolerance(pelvis, (least, math.inf), margin=least)
+        high = tolerance(self.height(sim) / STAND_HEIGHT_M, (1.0, math.inf), margin=1.0)
         upright = tolerance(
             self.vertical(sim)[:, 2::3],
             (UPRIGHT_COSINE, math.inf),
@@ -128,7 +124,7 @@ class Dog(Task):
             value_at_margin=0.0,
             sigmoid="linear",
         )
-        weight = -sim.model.opt.gravity[2] * sim.named("body", "torso").subtreemass
+        weight = sim.named("body", "torso").subtreemass * -float(sim.model.opt.gravity[2])
         on_feet = tolerance(
             self.touch(sim).sum(1) / weight.reshape(-1),
             (1.0, math.inf),
@@ -136,7 +132,7 @@ class Dog(Task):
             value_at_margin=0.9,
             sigmoid="linear",
         )
-        return torso_high * pelvis_high * upright.prod(1) * on_feet
+        return high.prod(1) * upright.prod(1) * on_feet
 
 
 @dataclass
@@ -200,7 +196,7 @@ class DogFetch(Dog):
         ball.qpos[ids, 2] = BALL_HEIGHT_M
         # thrown up to a height that it then falls from: v^2 / 2 = g h
         height = uniform((n,), 0.0, MAX_THROW_HEIGHT_M, rng)
-        ball.qvel[ids, 2] = (-2 * sim.model.opt.gravity[2] * height).sqrt()
+        ball.qvel[ids, 2] = (-2 * float(sim.model.opt.gravity[2]) * height).sqrt()
         speed = uniform((n, 1), 0.0, MAX_THROW_SPEED_M_S, rng)
         ball.qvel[ids, :2] = speed * (0.05 * normal((n, 2), rng) - outwards)
 
