@@ -280,21 +280,50 @@ def test_quadruped_is_lifted_as_high_as_dm_control_does(name: str, rows: int) ->
         assert original.physics.data.qpos[2] == qpos[2]
 
 
-def test_dog_throws_its_ball_towards_the_middle() -> None:
-    env = VecEnv(make_task("dog_fetch"), 200, seed=3, num_threads=2)
-    env.reset()
-    ball = env.sim.named("joint", "ball_root")
-    place, velocity = ball.qpos[:, :2], ball.qvel[:, :2]
-    torch.testing.assert_close(place.norm(dim=1), torch.full((200,), 7.5, dtype=torch.float64))
+def uniform_pvalue(values: Tensor, low: float, high: float) -> float:
+    return stats.kstest(((values - low) / (high - low)).numpy(), "uniform").pvalue
+
+
+def normal_pvalue(values: Tensor, scale: float) -> float:
+    return stats.kstest(values.numpy() / scale, "norm").pvalue
+
+
+def test_dog_is_pushed_and_its_ball_thrown_towards_the_middle() -> None:
+    task = make_task("dog_fetch")
+    sim, rng = BatchSim(task.build_model(), 100, num_threads=1), torch.Generator().manual_seed(3)
+    draws = []
+    for _ in range(20):
+        sim.reset()
+        task.reset(sim, torch.arange(100), rng)
+        draws.append(torch.cat([sim.data(field) for field in ("qpos", "qvel", "act")], dim=1))
+    qpos, qvel, act = torch.cat(draws).split([sim.model.nq, sim.model.nv, sim.model.na], dim=1)
+    assert min(normal_pvalue(qvel[:, axis], 2.0) for axis in (0, 1, 5)) > 1e-3
+    low, high = torch.from_numpy(sim.model.actuator_ctrlrange.copy()).T
+    assert uniform_pvalue(((act - low) / (high - low)).flatten(), 0.0, 1.0) > 1e-3
+
+    place, velocity = qpos[:, -7:-5], qvel[:, -6:-4]
+    torch.testing.assert_close(place.norm(dim=1), torch.full((2000,), 7.5, dtype=torch.float64))
     inwards = -place / 7.5
     along = (velocity * inwards).sum(1)
-    across = velocity - along.unsqueeze(1) * inwards
-    # the speed is uniform up to 5 m/s, its direction off by a normal of 0.05 in each axis
-    assert stats.kstest(along.numpy() / 5, "uniform").pvalue > 1e-3
-    off = (across[:, 0] * inwards[:, 1] - across[:, 1] * inwards[:, 0]) / along
-    assert stats.kstest(off.numpy() / 0.05, "norm").pvalue > 1e-3
-    height = ball.qvel[:, 2].square() / (2 * 9.81)
-    assert stats.kstest(height.numpy() / 3, "uniform").pvalue > 1e-3
+    across = velocity[:, 0] * inwards[:, 1] - velocity[:, 1] * inwards[:, 0]
+    # the speed is uniform up to 5 m/s, along with a factor that is normal about 1 within 0.05
+    assert 4.9 < along.max() < 5.9 and 0.0 < along.min() < 0.02
+    below = along[along < 4.0]
+    assert uniform_pvalue(below, 0.0, 4.0) > 1e-3
+    assert len(below) / 2000 == pytest.approx(0.8, abs=0.03)
+    # the direction is off by a normal of 0.05
+    assert normal_pvalue(across / along, 0.05) > 1e-3
+    # a ball thrown up with v rises by v^2 / 2 g
+    assert uniform_pvalue(qvel[:, -4].square() / (2 * 9.81), 0.0, 3.0) > 1e-3
+
+
+def test_quadrupeds_ball_is_thrown_in() -> None:
+    env = VecEnv(make_task("quadruped_fetch"), 500, seed=3, num_threads=2)
+    env.reset()
+    qpos, qvel = env.sim.data("qpos"), env.sim.data("qvel")
+    assert min(uniform_pvalue(qpos[:, i], -13.5, 13.5) for i in (0, 1, 23, 24)) > 1e-3
+    assert min(normal_pvalue(qvel[:, i], 5.0) for i in (22, 23)) > 1e-3
+    assert (qpos[:, 25] == 2.0).all()
 
 
 @pytest.mark.parametrize("name", KINDS)
