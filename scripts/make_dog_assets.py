@@ -28,16 +28,15 @@ NOTE = """\
 
 def without_hidden_bones(text: str, model: mujoco.MjModel) -> str:
     """Return the MJCF `text`, compiled to `model`, with inertias in the place of hidden meshes."""
-    lines = []
-    bodies: dict[int, int] = {}
-    hidden = set()
+    hidden, bodies = set(), set()
     for geom in range(model.ngeom):
         is_mesh = int(model.geom_type[geom]) == int(mujoco.mjtGeom.mjGEOM_MESH)
         if is_mesh and int(model.geom_group[geom]) == HIDDEN_GROUP:
             assert not model.geom_contype[geom] and not model.geom_conaffinity[geom]
             hidden.add(model.mesh(int(model.geom_dataid[geom])).name)
-            bodies[int(model.geom_bodyid[geom])] = geom
+            bodies.add(int(model.geom_bodyid[geom]))
     inertials = {model.body(body).name: inertial(model, body) for body in bodies}
+    lines = []
     for line in text.splitlines(keepends=True):
         mesh = re.search(r'<mesh name="([^"]+)"', line) or re.search(r'<geom .*mesh="([^"]+)"', line)
         if mesh and mesh[1] in hidden:
@@ -73,9 +72,8 @@ def main() -> None:
     (TARGET / "dog.xml").write_text(text)
     folder = TARGET / "dog_assets"
     folder.mkdir(exist_ok=True)
-    for name in sorted(set(re.findall(r'file="([^"]+)"', text)) - {"skybox.xml"}):
-        if (SOURCE / "dog_assets" / name).is_file():
-            shutil.copyfile(SOURCE / "dog_assets" / name, folder / name)
+    for name in re.findall(r' file="([^"/]+)"', text):
+        shutil.copyfile(SOURCE / "dog_assets" / name, folder / name)
     size = sum(file.stat().st_size for file in [TARGET / "dog.xml", *folder.iterdir()])
     print(f"{len(list(folder.iterdir()))} files and dog.xml, {size / 1e6:.1f} MB")
 
