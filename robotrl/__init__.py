@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from robotrl.registration import register_tasks
+
 if TYPE_CHECKING:
     from robotrl.api import evaluate, load_policy, make_env, train
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "load_policy", "make_env", "train"]
+
+register_tasks()
 
 
 def __getattr__(name: str) -> Any:

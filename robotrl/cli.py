@@ -20,7 +20,13 @@ import robotrl
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 
 _INTERRUPTED = 130
-_KINDS = {"tasks": "task", "algorithms": "algorithm", "policies": "policy", "recipes": "recipe"}
+_KINDS = {
+    "tasks": "task",
+    "realism": "realism",
+    "algorithms": "algorithm",
+    "policies": "policy",
+    "recipes": "recipe",
+}
 
 _HELP = """\
 Train robot controllers in simulation, verify them, ship them as one file.
@@ -28,7 +34,7 @@ Train robot controllers in simulation, verify them, ship them as one file.
 usage: robotrl COMMAND [ARGUMENTS] [--debug]
 
 commands:
-  list       tasks, algorithms, policies or recipes that can be named
+  list       tasks, realism, algorithms, policies or recipes that can be named
   train      train, evaluate, export and verify; continue with --resume
   evaluate   score a trained policy on fresh episodes
   export     write a run's policy as a bundle that needs neither torch nor MuJoCo
@@ -70,7 +76,7 @@ def _list(words: Sequence[str]) -> None:
     parser = _parser(
         "list", "Print the names that can be given to `robotrl train`.", "list tasks\nlist recipes --json"
     )
-    parser.add_argument("kind", metavar="tasks|algorithms|policies|recipes", help="what to list")
+    parser.add_argument("kind", metavar="|".join(_KINDS), help="what to list")
     parser.add_argument("--json", action="store_true", help='print [{"name": ..., "description": ...}, ...]')
     args = parser.parse_args(words)
     if args.kind not in _KINDS:

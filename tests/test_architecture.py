@@ -35,7 +35,9 @@ ALLOWED = {
     "compose": {"core"},
     "api": {"core", "sim", "tasks", "envs", "policies", "deploy", "training", "compose"},
     "cli": {"core", "compose", "training", "export", ""},
-    "": {"api"},
+    "gym": {"compose", "envs"},
+    "registration": {"core"},
+    "": {"api", "registration"},
     "__main__": {"cli"},
 }  # fmt: skip
 

@@ -141,7 +141,7 @@ def test_initial_states_are_distributed_as_dm_controls(name: str) -> None:
     resets = SETTLED_RESETS if name == "cheetah_run" else RESETS
     env = VecEnv(make_task(name), resets, seed=11, num_threads=2)
     env.reset()
-    original = load_original(*TASKS[name], 1)
+    original = load_original(*TASKS[name], 7)
     theirs = []
     for _ in range(resets):
         original.reset()

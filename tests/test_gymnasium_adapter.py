@@ -99,7 +99,7 @@ def test_physical_actions_reach_the_actuators():
     ("actions", "message"),
     [
         (np.zeros((3, 3)), r"shape \(2, 3\), got \(3, 3\)"),
-        (np.zeros(3), r"shape \(num_envs, 3\), got \(3,\)"),
+        (np.zeros(3), r"shape \(2, 3\), got \(3,\)"),
         (np.array([[0, 0, 0], [0, 0.6, 0]]), r"environment 1 got 0.6 for 'joint_1', which takes -0.5 to 0.5"),
         (np.array([[0, 0, np.nan], [0, 0, 0]]), "environment 0 got nan for 'joint_2'"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from robotrl.core.paths import CONFIGS
 
-GROUPS = ("task", "algorithm", "policy", "recipe")
+GROUPS = ("task", "realism", "algorithm", "policy", "recipe")
 
 
 def available(group: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ import enum
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -89,6 +89,11 @@ def _fill(node: DictConfig, schema: type, given: Mapping[str, Any], path: str) -
             _fill(node[key], inner, value, name)
             continue
         hint = hints[key]
+        element = _element(hint)
+        if element is not None and isinstance(value, Mapping):
+            for entry, options in value.items():
+                _fill_entry(node[key], str(entry), element, options, f"{name}.{entry}")
+            continue
         if isinstance(value, float) and value.is_integer() and int in (hint, *get_args(hint)):
             value = int(value)  # 1e6 is a float to YAML
         if isinstance(hint, type) and issubclass(hint, enum.Enum):
@@ -102,6 +107,22 @@ def _fill(node: DictConfig, schema: type, given: Mapping[str, Any], path: str) -
                 node[key] = value
         except (OmegaConfBaseException, ValueError) as error:
             raise UsageError(f"{name}: expected {_describe(hint)}, got {value!r}") from error
+
+
+def _element(hint: Any) -> type | None:
+    """Return the dataclass D of a `dict[str, D]`."""
+    inner = get_args(hint)[1] if get_origin(hint) is dict else None
+    return inner if isinstance(inner, type) and dataclasses.is_dataclass(inner) else None
+
+
+def _fill_entry(node: DictConfig, entry: str, element: type, options: Any, name: str) -> None:
+    """Add a named entry; null leaves it out, so that one from a YAML file can be removed."""
+    if options is None:
+        return
+    if not isinstance(options, Mapping):
+        raise UsageError(f"{name}: expected the keys of {element.__name__}, got {options!r}")
+    node[entry] = OmegaConf.structured(element)
+    _fill(node[entry], element, options, name)
 
 
 def unknown_key(full_name: str, key: str, known: list[str]) -> UsageError:

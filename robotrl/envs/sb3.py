@@ -11,7 +11,8 @@ import torch
 from gymnasium import spaces
 
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.envs.gymnasium import NumpyObs, observation_space, to_numpy
+from robotrl.envs.gymnasium import NumpyObs, observation_space, row, to_numpy
+from robotrl.envs.pictures import Pictures
 from robotrl.envs.vec_env import VecEnv
 
 try:
@@ -34,13 +35,21 @@ class Sb3VecEnv(Sb3Base):
     Args:
         env: what to wrap.
         groups: observation groups; one group gives a Box, several a Dict of Boxes.
+        render_mode: "rgb_array" for `render`, or None.
+        **view: `width`, `height` (px) and `camera` of the pictures, see `Pictures`.
     """
 
-    def __init__(self, env: VecEnv, groups: Sequence[str] = ("policy",)) -> None:
+    metadata: dict[str, Any]
+
+    def __init__(
+        self, env: VecEnv, groups: Sequence[str] = ("policy",), render_mode: str | None = None, **view: Any
+    ) -> None:
         self.env = env
         self.groups = tuple(groups)
+        self._pictures = Pictures(env, render_mode, **view)
         single_action = spaces.Box(-1.0, 1.0, (env.specs.action_dim,), np.float32)
         super().__init__(env.num_envs, observation_space(env.specs, self.groups), single_action)
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / env.specs.control_dt_s)}
         self._start_s = time.time()
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
@@ -74,11 +83,7 @@ class Sb3VecEnv(Sb3Base):
             final = to_numpy(step.final_obs, self.groups)
             elapsed_s = round(time.time() - self._start_s, 6)
             for i in done.nonzero()[0].tolist():
-                infos[i]["terminal_observation"] = (
-                    {group: values[i] for group, values in final.items()}
-                    if isinstance(final, dict)
-                    else final[i]
-                )
+                infos[i]["terminal_observation"] = row(final, i)
                 infos[i]["TimeLimit.truncated"] = bool(step.truncated[i])
                 if not valid[i]:
                     infos[i]["valid"] = False
@@ -89,11 +94,18 @@ class Sb3VecEnv(Sb3Base):
         return to_numpy(step.obs, self.groups), rewards, done, infos
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Free the graphics memory."""
+        self._pictures.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Draw every environment, (height, width, 3) uint8 RGB each; `render` puts them side by side."""
+        pictures = self._pictures.draw()
+        return [None] * self.num_envs if pictures is None else list(pictures)
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return the `VecEnv`'s attribute once per asked environment; there is no rendering."""
-        value = None if attr_name == "render_mode" else getattr(self.env, attr_name)
+        """Return the `VecEnv`'s attribute, or the render mode, once per asked environment."""
+        source = self._pictures if attr_name == "render_mode" else self.env
+        value = getattr(source, attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs, Step
+from robotrl.envs.effects import Effects
+from robotrl.envs.observation import Observer
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.tasks.task import Task
 
@@ -55,8 +57,11 @@ class VecEnv:
         self.stagger = stagger
         low, high = self.specs.action_low.double(), self.specs.action_high.double()
         self._action_scale, self._action_offset = (high - low) / 2, (high + low) / 2
+        # of one reading: `specs` describes what is shown, with its history
+        terms = task.observation_terms(model)
+        self._observer = Observer(self.task, self.sim, terms)
+        self._effects = Effects(task.realism, self.sim, terms, low, high, task.control_dt_s, self.rng)
         self._all_ids = torch.arange(num_envs)
-        self._term_names = {g: [term.name for term in terms] for g, terms in self.specs.observation.items()}
         self.age = torch.zeros(num_envs, dtype=torch.int64)
         self._return = torch.zeros(num_envs, dtype=torch.float64)
         self._counted = torch.ones(num_envs, dtype=torch.bool)
@@ -65,12 +70,19 @@ class VecEnv:
     def reset(self) -> Obs:
         """Start a new episode everywhere and return its first observation."""
         self._reset(self._all_ids)
-        self._check_terms()
+        self._observer.check()
         if self.stagger:
             self.age.copy_(torch.randint(self.max_steps, (self.num_envs,), generator=self.rng))
             self._counted.copy_(self.age == 0)
         self.sim.failed()
-        return self._observe()
+        return self._first(self._all_ids)
+
+    def set_progress(self, progress: float) -> dict[str, float]:
+        """Tell the task's curriculum how much of the training is over, in [0, 1].
+
+        Where nobody tells it is 1: every range at its end. Returns what was set, name -> value, to log.
+        """
+        return self._effects.set_progress(progress)
 
     def step(self, action: Tensor) -> Step:
         """Advance every environment by one control step.
@@ -83,10 +95,10 @@ class VecEnv:
         """
         ctrl = self._to_ctrl(action)
         self.task.before_step(self.sim)
-        self.sim.step(ctrl, self.substeps)
+        self.task.advance(self.sim, self._effects.before_step(ctrl), self.substeps)
         failed = self.sim.failed()
 
-        obs = final_obs = self._observe()
+        obs = final_obs = self._effects.observe(self._observer())
         terms = self.task.reward_terms(self.sim, ctrl)
         terminated = self.task.terminated(self.sim)
         self.age += 1
@@ -110,9 +122,8 @@ class VecEnv:
             ids = done.nonzero().squeeze(1)
             log |= self._finished(ids, failed)
             self._reset(ids)
-            first = self._observe()
-            rows = done.unsqueeze(1)
-            obs = {group: torch.where(rows, first[group], values) for group, values in obs.items()}
+            first = self._first(ids)
+            obs = {group: values.index_copy(0, ids, first[group]) for group, values in obs.items()}
         valid = torch.ones(self.num_envs, dtype=torch.bool) if failed is None else ~failed
         return Step(obs, log["reward/total"], terminated, truncated, final_obs, valid, log)
 
@@ -127,29 +138,9 @@ class VecEnv:
             )
         return torch.addcmul(self._action_offset, action.double(), self._action_scale)
 
-    def _observe(self) -> Obs:
-        """Put the terms of each group side by side, in float32."""
-        values = self.task.observe(self.sim)
-        obs = {}
-        for group, names in self._term_names.items():
-            named = values[group]
-            columns = [named[name] for name in names]
-            columns = [column if column.ndim == 2 else column.unsqueeze(1) for column in columns]
-            obs[group] = torch.cat(columns, dim=1).float()
-        return obs
-
-    def _check_terms(self) -> None:
-        """Refuse values of another shape than their term: `_observe` would repeat them silently."""
-        values = self.task.observe(self.sim)
-        for group, terms in self.specs.observation.items():
-            for term in terms:
-                value = values.get(group, {}).get(term.name)
-                shape = None if value is None else tuple(value.shape)
-                if shape != (self.num_envs, term.size) and (shape != (self.num_envs,) or term.size > 1):
-                    raise UsageError(
-                        f"{type(self.task).__name__}.observe must return {group}/{term.name} with shape "
-                        f"({self.num_envs}, {term.size}), got {shape or 'nothing'}"
-                    )
+    def _first(self, ids: Tensor) -> Obs:
+        """Return what the new episodes of simulations `ids` show first, group -> (n, ...)."""
+        return self._effects.first({group: values[ids] for group, values in self._observer().items()}, ids)
 
     def _finished(self, ids: Tensor, failed: Tensor | None) -> dict[str, Tensor]:
         """Return the statistics of the episodes that ended: whole ones, of sound simulations."""
@@ -161,12 +152,17 @@ class VecEnv:
         if len(counted):
             log["episode/return"] = self._return[counted].float()
             log["episode/length"] = self.age[counted].float()
+            success = self.task.success(self.sim)
+            if success is not None:
+                log["episode/success"] = success[counted].float()
+                self._effects.episodes_ended(success[counted])
         return log
 
     def _reset(self, ids: Tensor) -> None:
+        self._effects.before_reset(ids)
         self.sim.reset(ids)
         self.task.reset(self.sim, ids, self.rng)
-        self.sim.forward(ids)
+        self._effects.after_reset(ids)
         self.age[ids] = 0
         self._counted[ids] = True
         self._return[ids] = 0.0
@@ -180,6 +176,7 @@ class VecEnv:
             "counted": self._counted.clone(),
             "return": self._return.clone(),
             "num_diverged": self.num_diverged,
+            "effects": self._effects.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -190,6 +187,7 @@ class VecEnv:
         self._counted.copy_(state["counted"])
         self._return.copy_(state["return"])
         self.num_diverged = state["num_diverged"]
+        self._effects.load_state_dict(state["effects"])
 
 
 def _float32(values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mujoco
@@ -12,9 +13,18 @@ from torch import Tensor
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import ActionTerm, ObsTerm, Specs
 from robotrl.sim.sim import Sim, Stage
+from robotrl.tasks.realism import Realism
 
 
-class Task(ABC):
+@dataclass(kw_only=True)
+class _Options:
+    """The option that every task has."""
+
+    realism: Realism = field(default_factory=Realism)
+    """Randomisation, delays, noise, actuators, pushes."""
+
+
+class Task(_Options, ABC):
     """A robot task: model, reset distribution, observations, rewards and end states.
 
     Subclasses are dataclasses: their fields are the task's options, so that
@@ -33,7 +43,7 @@ class Task(ABC):
     episode_length_s: float
     stage: Stage = Stage.VELOCITY
 
-    def edit_spec(self, spec: mujoco.MjSpec) -> None:  # noqa: B027  most tasks need no edit
+    def edit_spec(self, spec: mujoco.MjSpec) -> None:
         """Change the model before it is compiled: sensors, sites, sizes, actuators."""
 
     @abstractmethod
@@ -51,8 +61,18 @@ class Task(ABC):
         recomputed afterwards. All randomness comes from `rng`.
         """
 
-    def before_step(self, sim: Sim) -> None:  # noqa: B027  only tasks with finite differences need it
+    def before_step(self, sim: Sim) -> None:
         """Remember what the reward compares with, before the physics advances."""
+
+    def advance(self, sim: Sim, ctrl: Tensor, substeps: int) -> None:
+        """Advance the physics by one control step.
+
+        Args:
+            sim: the state before the step.
+            ctrl: (N, A) float64 actuator commands in physical units.
+            substeps: physics steps in a control step.
+        """
+        sim.step(ctrl, substeps)
 
     @abstractmethod
     def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:
@@ -69,6 +89,10 @@ class Task(ABC):
 
     def terminated(self, sim: Sim) -> Tensor | None:
         """Return (N,) bool true end states, or None for a task that has none."""
+        return None
+
+    def success(self, sim: Sim) -> Tensor | None:
+        """Return (N,) bool, whether an episode that ends now counts as a success; None for no such notion."""
         return None
 
     def action_terms(self, model: mujoco.MjModel) -> tuple[ActionTerm, ...]:
@@ -100,6 +124,7 @@ class Task(ABC):
         try:
             spec = mujoco.MjSpec.from_file(str(path))
             self.edit_spec(spec)
+            self.realism.edit_spec(spec)
             return spec.compile()
         except ValueError as error:
             raise RobotrlError(
@@ -107,5 +132,6 @@ class Task(ABC):
             ) from error
 
     def specs(self, model: mujoco.MjModel) -> Specs:
-        """Collect observation terms, action terms and control rate."""
-        return Specs(self.observation_terms(model), self.action_terms(model), self.control_dt_s)
+        """Collect observation terms (with their history), action terms and control rate."""
+        observation = self.realism.observation_terms(self.observation_terms(model))
+        return Specs(observation, self.action_terms(model), self.control_dt_s)

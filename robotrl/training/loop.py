@@ -39,6 +39,7 @@ class Loop(ABC):
         self.torch_threads = torch_threads
         self.env_steps = 0
         self.phase_s: dict[str, float] = defaultdict(float)
+        env.set_progress(0.0)
         self.obs = env.reset()
 
     @abstractmethod

@@ -175,10 +175,10 @@ def _train_loop(
 
 def _iterate(run: RunFolder, loop: Loop) -> dict[str, float]:
     """Iterate once; what is no longer finite ends the run before it reaches a checkpoint."""
-    metrics: dict[str, float] = {}
+    metrics = loop.env.set_progress(min(1.0, loop.env_steps / loop.total_steps))
     refused: UsageError | None = None
     try:
-        metrics = loop.iterate()
+        metrics |= loop.iterate()
     except UsageError as error:
         # the environment refuses an action that is not finite
         refused = error

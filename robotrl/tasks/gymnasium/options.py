@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -33,6 +34,17 @@ def not_negative(**values: float) -> None:
             raise UsageError(f"{name} must be finite and at least 0, got {value}")
 
 
+def finite(**values: float) -> None:
+    """Refuse option values that are NaN or infinite.
+
+    Raises:
+        UsageError: names the first such option.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UsageError(f"{name} must be finite, got {value}")
+
+
 def uniform_noise(shape: tuple[int, int], scale: float, rng: torch.Generator) -> Tensor:
     """(shape) float64 draws from [-scale, scale)."""
     return scale * (2.0 * torch.rand(shape, dtype=torch.float64, generator=rng) - 1.0)
@@ -41,3 +53,33 @@ def uniform_noise(shape: tuple[int, int], scale: float, rng: torch.Generator) ->
 def normal_noise(shape: tuple[int, int], scale: float, rng: torch.Generator) -> Tensor:
     """(shape) float64 draws from a normal distribution with standard deviation `scale`."""
     return scale * torch.randn(shape, dtype=torch.float64, generator=rng)
+
+
+def rejection_sample(
+    n: int,
+    low: tuple[float, ...],
+    high: tuple[float, ...],
+    accept: Callable[[Tensor], Tensor],
+    rng: torch.Generator,
+) -> Tensor:
+    """Draw points uniformly from the part of a box in which `accept` holds.
+
+    Args:
+        n: number of points.
+        low: lower bound of each of the d coordinates.
+        high: upper bound of each.
+        accept: maps (m, d) points to (m,) bool.
+        rng: source of every draw.
+
+    Returns:
+        (n, d) float64.
+    """
+    lower = torch.tensor(low, dtype=torch.float64)
+    size = torch.tensor(high, dtype=torch.float64) - lower
+    points = lower.expand(n, -1).clone()
+    missing = torch.arange(n)
+    while len(missing):
+        drawn = lower + size * torch.rand((len(missing), len(low)), dtype=torch.float64, generator=rng)
+        points[missing] = drawn
+        missing = missing[~accept(drawn)]
+    return points

@@ -1,0 +1,126 @@
+"""A task's realism at run time: what happens around a control step of `VecEnv`, and in which order."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robotrl.core.types import Obs, ObsTerm
+from robotrl.envs.observation import ObservationPipeline
+from robotrl.sim.disturbances import Disturbances
+from robotrl.sim.latency import Delays
+from robotrl.sim.randomization import Randomizer
+from robotrl.sim.sim import Sim
+from robotrl.tasks.realism import Measure, Realism, set_parameter
+
+# episodes over which the success rate is averaged
+_RECENT_EPISODES = 200
+
+
+class Effects:
+    """Everything in a `Realism` that acts while the simulation runs.
+
+    Args:
+        realism: what to do; a curriculum changes a copy of it.
+        sim: the simulations.
+        terms: observation group -> terms of one reading, without history.
+        action_low: (A,) float64 lower command bounds, physical units.
+        action_high: (A,) float64 upper command bounds.
+        control_dt_s: time between two actions, s.
+        rng: of every draw.
+
+    Raises:
+        UsageError: an entry names nothing in the model or the observation.
+    """
+
+    def __init__(
+        self,
+        realism: Realism,
+        sim: Sim,
+        terms: Mapping[str, tuple[ObsTerm, ...]],
+        action_low: Tensor,
+        action_high: Tensor,
+        control_dt_s: float,
+        rng: torch.Generator,
+    ) -> None:
+        self._realism = realism = copy.deepcopy(realism)
+        self._rng = rng
+        self._low, self._high = action_low, action_high
+        self._randomizer = Randomizer(sim, realism.randomize, control_dt_s)
+        self._delays = Delays(sim, realism.actuator_delays, realism.sensor_delays)
+        self._disturbances = Disturbances(sim, realism.pushes, realism.kicks, control_dt_s)
+        self._pipeline = ObservationPipeline(sim.num_envs, terms, realism.observation_noise, realism.history)
+        self._parts: dict[str, Any] = {
+            "randomizer": self._randomizer,
+            "delays": self._delays,
+            "disturbances": self._disturbances,
+            "observation": self._pipeline,
+        }
+        self._success_rate = 0.0
+        self.set_progress(1.0)
+
+    def before_reset(self, ids: Tensor) -> None:
+        """Draw the models, delays and clocks of new episodes, before their states are drawn."""
+        self._randomizer.reset(ids, self._rng)
+        self._delays.reset(ids, self._rng)
+        self._disturbances.reset(ids, self._rng)
+
+    def after_reset(self, ids: Tensor) -> None:
+        """Fill the delay buffers from the drawn states; derived fields are current afterwards."""
+        self._delays.fill(ids)
+
+    def before_step(self, ctrl: Tensor) -> Tensor:
+        """Disturb the coming control step; return the (N, A) commands that reach the actuators."""
+        self._randomizer.step(self._rng)
+        self._disturbances.step(self._rng)
+        share = self._realism.action_noise
+        if not share:
+            return ctrl
+        noise = torch.randn(ctrl.shape, dtype=ctrl.dtype, generator=self._rng)
+        # actuators take no command beyond their range, whatever disturbs it
+        noisy = ctrl + share * (self._high - self._low) / 2 * noise
+        return torch.clamp(noisy, self._low, self._high)
+
+    def first(self, obs: Obs, ids: Tensor) -> Obs:
+        """Return what the new episodes of simulations `ids` show first, group -> (n, ...)."""
+        return self._pipeline.start(obs, ids, self._rng)
+
+    def observe(self, obs: Obs) -> Obs:
+        """Return what a control step shows, group -> (N, ...)."""
+        return self._pipeline.step(obs, self._rng)
+
+    def episodes_ended(self, success: Tensor | None) -> None:
+        """Take note of (K,) bool successes."""
+        if success is not None and len(success):
+            weight = min(1.0, len(success) / _RECENT_EPISODES)
+            self._success_rate += weight * (float(success.double().mean()) - self._success_rate)
+
+    def set_progress(self, progress: float) -> dict[str, float]:
+        """Let the curriculum follow the training; return name -> upper end of what it set.
+
+        Args:
+            progress: share of the training that is over, in [0, 1]; 1 outside of training, where every ramp
+                is at its end.
+        """
+        shown = {}
+        for name, ramp in self._realism.curriculum.items():
+            follows_success = ramp.by is Measure.SUCCESS_RATE and progress < 1.0
+            value = ramp.at(self._success_rate if follows_success else progress)
+            set_parameter(self._realism, ramp.parameter, value, f"curriculum.{name}")
+            shown[f"curriculum/{name}"] = value[-1]
+        return shown
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that continues bit for bit."""
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
+        return parts | {"success_rate": self._success_rate}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict` of the same realism."""
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        self._success_rate = state["success_rate"]
