@@ -493,6 +493,8 @@ def test_impossible_options_are_refused() -> None:
             QuadrupedMove(move_speed_m_s=speed)
     with pytest.raises(UsageError, match="num_terrains must be at least 1, got 0"):
         QuadrupedEscape(num_terrains=0)
+    with pytest.raises(UsageError, match="terrain_seed must be in .*, got -1"):
+        QuadrupedEscape(terrain_seed=-1)
 
 
 def test_every_task_file_starts_with_its_description() -> None:

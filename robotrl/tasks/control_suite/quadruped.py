@@ -160,6 +160,8 @@ class QuadrupedEscape(Quadruped):
     def __post_init__(self) -> None:
         if self.num_terrains < 1:
             raise UsageError(f"num_terrains must be at least 1, got {self.num_terrains}")
+        if not 0 <= self.terrain_seed < 2**63:
+            raise UsageError(f"terrain_seed must be in [0, 2^63), got {self.terrain_seed}")
 
     def edit_spec(self, spec: mujoco.MjSpec) -> None:
         """Make room for the terrains."""

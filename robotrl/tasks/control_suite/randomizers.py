@@ -97,7 +97,7 @@ def redraw_until_free(sim: Sim, ids: Tensor, draw: Callable[[Tensor], None]) -> 
             return
     raise RobotrlError(
         f"no initial pose without contacts in {MAX_ROUNDS} draws of {len(ids)} simulations: "
-        "the model's default pose must not touch anything, and joint ranges leave room"
+        "the joint ranges must leave room for poses in which nothing touches"
     )
 
 
