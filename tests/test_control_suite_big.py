@@ -493,7 +493,7 @@ def test_impossible_options_are_refused() -> None:
             QuadrupedMove(move_speed_m_s=speed)
     with pytest.raises(UsageError, match="num_terrains must be at least 1, got 0"):
         QuadrupedEscape(num_terrains=0)
-    with pytest.raises(UsageError, match="terrain_seed must be in .*, got -1"):
+    with pytest.raises(UsageError, match=r"terrain_seed must be in .*, got -1"):
         QuadrupedEscape(terrain_seed=-1)
 
 
