@@ -29,6 +29,11 @@ def long_tail(x: Tensor, value_at_1: float) -> Tensor:
     return 1.0 / (1.0 + x.square() * (1.0 / value_at_1 - 1.0))
 
 
+def reciprocal(x: Tensor, value_at_1: float) -> Tensor:
+    """1 / (1 + x s) for x >= 0, with s such that it is `value_at_1` at x = 1."""
+    return 1.0 / (1.0 + x * (1.0 / value_at_1 - 1.0))
+
+
 def linear(x: Tensor, value_at_1: float) -> Tensor:
     """1 - x s, cut at 0 and 1, with s such that it is `value_at_1` at x = 1."""
     return (1.0 - x * (1.0 - value_at_1)).clamp(0.0, 1.0)
@@ -43,6 +48,7 @@ SIGMOIDS = {
     "gaussian": gaussian,
     "hyperbolic": hyperbolic,
     "long_tail": long_tail,
+    "reciprocal": reciprocal,
     "linear": linear,
     "quadratic": quadratic,
 }
