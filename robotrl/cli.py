@@ -194,7 +194,6 @@ def _evaluate(words: Sequence[str]) -> None:
         help="record an episode as video.mp4 in the run folder; one that is there is replaced",
     )
     args = parser.parse_args(words)
-    _at_least("--episodes", args.episodes, 1)
     _check_seed(args.seed)
     from robotrl.training.evaluation import evaluate_run
 
@@ -249,7 +248,12 @@ def _verify(words: Sequence[str]) -> None:
     from robotrl.export.verify import verify_bundle
     from robotrl.training.exporting import training_policy
 
-    checks = verify_bundle(args.bundle, training_policy(args.bundle))
+    policy, damage = None, None
+    try:
+        policy = training_policy(args.bundle)
+    except RobotrlError as error:
+        damage = error  # told after what is wrong with the bundle itself
+    checks = verify_bundle(args.bundle, policy)
     _table(
         ["check", "result", "detail"],
         [(check.name, "passed" if check.passed else "FAILED", check.detail) for check in checks],
@@ -258,6 +262,10 @@ def _verify(words: Sequence[str]) -> None:
     if failed:
         raise RobotrlError(
             f"{args.bundle}: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
+        )
+    if damage is not None:
+        raise RobotrlError(
+            f"{args.bundle} is sound, but could not be compared with the trained policy: {damage}"
         )
 
 
@@ -303,11 +311,6 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "play": _play,
     "report": _report,
 }
-
-
-def _at_least(option: str, value: int, low: int) -> None:
-    if value < low:
-        raise UsageError(f"{option} must be at least {low}, got {value}")
 
 
 def _check_seed(seed: int) -> None:
