@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IDS = [page.name for page in PAGES]
 
 sys.path.append(str(ROOT / "scripts"))
-from make_task_table import TABLE, task_table  # noqa: E402
+from make_task_table import SIZES, TABLE, sizes_text, task_sizes, task_table  # noqa: E402
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -101,5 +101,7 @@ def test_map_names_every_folder() -> None:
     assert named == parts | shipped
 
 
-def test_task_table_is_current() -> None:
-    assert TABLE.read_text(encoding="utf-8") == task_table(), "run python scripts/make_task_table.py"
+def test_task_table_and_sizes_are_current() -> None:
+    sizes = task_sizes()
+    assert TABLE.read_text(encoding="utf-8") == task_table(sizes), "run python scripts/make_task_table.py"
+    assert SIZES.read_text(encoding="utf-8") == sizes_text(sizes), "run python scripts/make_task_table.py"

@@ -70,7 +70,7 @@ class VecEnv:
     def reset(self) -> Obs:
         """Start a new episode everywhere and return its first observation."""
         self._reset(self._all_ids)
-        self._observer.check()
+        self._observer.prepare()
         if self.stagger:
             self.age.copy_(torch.randint(self.max_steps, (self.num_envs,), generator=self.rng))
             self._counted.copy_(self.age == 0)
