@@ -30,8 +30,8 @@ same actuator may be given together. The last 20 % of each are kept to measure t
         "--lags-s",
         metavar="A,B,...",
         default="0,0.01,0.02",
-        help="ages of the errors and velocities that the network sees, s; whole multiples of the time steps of "
-        "the logs and of the physics (default 0,0.01,0.02)",
+        help="ages of the errors and velocities that the network sees, s; whole multiples of the time steps "
+        "of the logs and of the physics (default 0,0.01,0.02)",
     )
     parser.add_argument("--updates", type=int, default=5000, help="gradient steps (default 5000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default 0)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,7 +143,8 @@ def _split(log: ActuatorLog, lags_s: tuple[float, ...]) -> tuple[np.ndarray, ...
     first, end = steps[-1], len(log.torque)
     if end - first < _MIN_ROWS:
         raise UsageError(
-            f"log {log.path} has {end} rows, it needs at least {first + _MIN_ROWS} for lags up to {lags_s[-1]:g} s"
+            f"log {log.path} has {end} rows, it needs at least {first + _MIN_ROWS} for lags up to "
+            f"{lags_s[-1]:g} s"
         )
     signals = (log.error, log.velocity)
     inputs = np.stack([values[first - lag : end - lag] for values in signals for lag in steps], axis=1)
@@ -157,7 +159,7 @@ def _train(inputs: Tensor, targets: Tensor, num_updates: int, seed: int) -> nn.S
         torch.manual_seed(seed)
         sizes = (inputs.shape[1], *_HIDDEN)
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+        for fan_in, fan_out in itertools.pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), nn.Softsign()]
         model = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
         adam = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE, fused=True)
