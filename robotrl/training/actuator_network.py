@@ -98,10 +98,10 @@ def fit_actuator_network(
         raise UsageError(str(error)) from error
     splits = [_split(log, lags_s) for log in logs]
     inputs, torque, held_inputs, held_torque = (np.concatenate(part) for part in zip(*splits, strict=True))
+    for still, values in (("position error or velocity", inputs), ("torque", torque)):
+        if np.any(values.max(0) == values.min(0)):
+            raise UsageError(f"the {still} never changes in the logs: log a joint that moves under load")
     mean, std, scale_nm = inputs.mean(0), inputs.std(0), float(torque.std())
-    if not (std > 0.0).all() or scale_nm == 0.0:
-        still = "torque" if scale_nm == 0.0 else "position error or velocity"
-        raise UsageError(f"the {still} never changes in the logs: log a joint that moves under load")
     rows = torch.from_numpy(((inputs - mean) / std).astype(np.float32))
     model = _train(rows, torch.from_numpy((torque / scale_nm).astype(np.float32)), num_updates, seed)
     network = ActuatorNetwork(
