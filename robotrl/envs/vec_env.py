@@ -95,7 +95,7 @@ class VecEnv:
         """
         ctrl = self._to_ctrl(action)
         self.task.before_step(self.sim)
-        self.task.advance(self.sim, self._effects.before_step(ctrl), self.substeps)
+        self._effects.advance(self.task, ctrl, self.substeps)
         failed = self.sim.failed()
 
         obs = final_obs = self._effects.observe(self._observer())
