@@ -11,8 +11,8 @@ import torch
 from gymnasium import spaces
 
 from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.envs.env import Env
 from robotrl.envs.gymnasium import NumpyObs, observation_space, to_numpy
-from robotrl.envs.vec_env import VecEnv
 
 try:
     from stable_baselines3.common.monitor import Monitor
@@ -36,7 +36,7 @@ class Sb3VecEnv(Sb3Base):
         groups: observation groups; one group gives a Box, several a Dict of Boxes.
     """
 
-    def __init__(self, env: VecEnv, groups: Sequence[str] = ("policy",)) -> None:
+    def __init__(self, env: Env, groups: Sequence[str] = ("policy",)) -> None:
         self.env = env
         self.groups = tuple(groups)
         single_action = spaces.Box(-1.0, 1.0, (env.specs.action_dim,), np.float32)
