@@ -65,13 +65,17 @@ def _compose(overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
 def _split_foreign(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Split `task=LIBRARY:ID` into a word that Hydra understands and the values that it stands for."""
     words, foreign = list(overrides), dict[str, Any]()
+    libraries = available("task/foreign")
     for i, word in enumerate(words):
-        key, _, name = word.partition("=")
-        if key != "task":
+        if not word.startswith("task="):
+            continue
+        with _plain_errors():
+            override = OverridesParser.create().parse_override(word)
+        if override.is_sweep_override():
             continue
         foreign = {}  # a later choice wins
+        name = str(override.value())
         library, colon, identifier = name.partition(":")
-        libraries = available("task/foreign")
         if colon and library not in libraries:
             raise unknown_name("library", library, libraries)
         if library in libraries:

@@ -34,7 +34,7 @@ ALLOWED = {
     },
     "compose": {"core"},
     "api": {"core", "sim", "tasks", "envs", "policies", "deploy", "training", "compose"},
-    "cli": {"core", "compose", "training", "export", ""},
+    "cli": {"core", "compose", "envs", "training", "export", ""},
     "": {"api"},
     "__main__": {"cli"},
 }  # fmt: skip

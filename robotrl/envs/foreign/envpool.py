@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,9 +81,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         threads = min(num_threads or len(os.sched_getaffinity(0)), num_envs)
         self._task_id = task_id
         self._options = options | {"num_envs": num_envs, "num_threads": threads}
-        with readable_errors(f"envpool:{task_id}", options), warnings.catch_warnings():
-            # of Gymnasium, about the types of EnvPool's bounds
-            warnings.simplefilter("ignore", UserWarning)
+        with readable_errors(f"envpool:{task_id}", options), _without_warnings():
             spec = self._envpool.make_spec(task_id, **self._options)
             self.single_observation_space = _true_bounds(spec.observation_space)
             self.single_action_space = spec.action_space
@@ -103,7 +103,8 @@ class EnvPoolVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
             return self._obs, {}
         if seed is not None or self._pool is None:
             self._pool = self._envpool.make_gymnasium(self._task_id, **self._options, seed=seed or 0)
-        self._obs, _ = self._pool.reset()
+        with _without_warnings():
+            self._obs, _ = self._pool.reset()
         return self._obs, {}
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -120,6 +121,14 @@ def _import_envpool() -> Any:
             f'EnvPool cannot be imported ({error}): run pip install "robotrl[envpool]"'
         ) from error
     return envpool
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Drop Gymnasium's warnings about the number types of EnvPool's bounds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _true_bounds(space: spaces.Space[Any]) -> spaces.Space[Any]:

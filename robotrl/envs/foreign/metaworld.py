@@ -27,13 +27,15 @@ class MetaWorldTask(SingleEnvTask):
 
     prefix: ClassVar[str] = "metaworld"
 
+    max_episode_steps: int | None = _MAX_STEPS
+    """Time limit, control steps, 1 to 500: reaching it truncates."""
     goal_seed: int = 0
     """Of the 50 goals, which are the same in every copy."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.max_episode_steps or 0) > _MAX_STEPS:
-            raise ValueError(f"max_episode_steps must be at most {_MAX_STEPS}, as Meta-World's own")
+        if self.max_episode_steps is None or self.max_episode_steps > _MAX_STEPS:
+            raise ValueError(f"max_episode_steps must be in [1, {_MAX_STEPS}], got {self.max_episode_steps}")
 
     def make_single(self) -> SingleEnv:
         """Make one environment.
@@ -56,8 +58,7 @@ class MetaWorldTask(SingleEnvTask):
 
     def _with_goals(self, goals: Sequence[Any]) -> SingleEnv:
         env = _import_metaworld().ALL_V3_ENVIRONMENTS[self.id](**self.kwargs)
-        limited = gymnasium.wrappers.TimeLimit(env, self.max_episode_steps or _MAX_STEPS)
-        return RandomGoal(limited, goals)
+        return RandomGoal(env, goals)
 
 
 class RandomGoal(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -15,13 +15,14 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from robotrl.envs.foreign.spaces import ActionWriter, ObservationReader
 from robotrl.envs.foreign.task import Batch, ForeignTask
 
 SingleEnv = gymnasium.Env[Any, Any]
 MakeEnv = Callable[[], SingleEnv]
 
-# a message to another process and back costs about as much as a step that takes this long
-_WORTH_A_PROCESS_S = 0.4e-3
+# what a message to another process and back costs, with room for a busy machine
+_MESSAGE_S = 0.4e-3
 # each process is a copy of this one: more of them fill the memory and no CPU is left for them
 _MAX_PROCESSES_PER_CPU = 16
 _PROBE_STEPS = 20
@@ -62,6 +63,9 @@ class SingleEnvTask(ForeignTask):
     def make_batch(self, num_envs: int, num_threads: int | None) -> Batch:
         """Make the copies, in one process or in several."""
         probe = self.make_single()
+        # what cannot be used is refused before it is stepped
+        ObservationReader(probe.observation_space, self.name, self.privileged)
+        ActionWriter(probe.action_space, self.name)
         make = self.maker(probe)
         dt_s, max_steps = _control_dt_s(probe), self.max_episode_steps or _max_steps(probe)
         vectorization = self.vectorization
@@ -92,9 +96,11 @@ def _max_steps(env: SingleEnv) -> int | None:
 
 def _choose(probe: SingleEnv, num_envs: int, cpus: int) -> Vectorization:
     """Take processes where several CPUs have several costly environments to step."""
-    if min(num_envs, cpus) == 1 or num_envs > _MAX_PROCESSES_PER_CPU * cpus:
+    parallel = min(num_envs, cpus)
+    if parallel == 1 or num_envs > _MAX_PROCESSES_PER_CPU * cpus:
         return Vectorization.SYNC
-    return Vectorization.ASYNC if _step_s(probe) > _WORTH_A_PROCESS_S else Vectorization.SYNC
+    saved_s = _step_s(probe) * (1 - 1 / parallel)
+    return Vectorization.ASYNC if saved_s > _MESSAGE_S else Vectorization.SYNC
 
 
 def _step_s(env: SingleEnv) -> float:
