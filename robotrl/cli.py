@@ -72,8 +72,25 @@ def _list(words: Sequence[str]) -> None:
     entries = available(_KINDS[args.kind])
     if args.json:
         print(json.dumps([{"name": name, "description": text} for name, text in entries.items()], indent=2))
-    else:
-        _table([args.kind, "description"], entries.items())
+        return
+    _table([args.kind, "description"], entries.items())
+    if args.kind == "tasks":
+        _list_foreign()
+
+
+def _list_foreign() -> None:
+    """Print how environments of other libraries are named, and EnvPool's catalogue where it is installed."""
+    from robotrl.core.catalog import available
+    from robotrl.envs.foreign.envpool_catalog import robot_tasks
+
+    libraries = available("task/foreign").items()
+    _table(["task of another library", "description"], [(f"{name}:ID", text) for name, text in libraries])
+    families = robot_tasks()
+    if families:
+        _table(
+            ["envpool:ID", "robots; more is in envpool.list_all_envs()"],
+            [(family, " ".join(ids)) for family, ids in families.items()],
+        )
 
 
 def _train(words: Sequence[str]) -> None:
@@ -86,6 +103,7 @@ into a new folder below runs/; nothing that exists is overwritten. Ctrl-C stops 
 What to train is said by key=value words; later ones win:
   recipe=NAME                  a proven combination (robotrl list recipes)
   task=NAME algorithm=NAME     or your own (robotrl list tasks, robotrl list algorithms)
+  task=gymnasium:Pendulum-v1   an environment of another library (robotrl list tasks)
   policy=NAME                  in place of the algorithm's default policy
   task._target_=package.module.Class   a task of yours, importable from the current folder
   seed=3 total_steps=2e6 num_envs=256  options of the run (all of them: --cfg)

@@ -36,7 +36,7 @@ ALLOWED = {
     "api": {"core", "sim", "tasks", "envs", "policies", "deploy", "training", "compose"},
     "terminal": {"core"},
     "cli_actuator_net": {"core", "terminal", "training"},
-    "cli": {"core", "compose", "training", "export", "terminal", "cli_actuator_net", ""},
+    "cli": {"core", "compose", "envs", "training", "export", "terminal", "cli_actuator_net", ""},
     "gym": {"compose", "envs"},
     "registration": {"core"},
     "": {"api", "registration"},

@@ -19,7 +19,7 @@ from robotrl.deploy.contract import CONTRACT_FILE
 from robotrl.export.description import input_terms, output_terms, rebuild_task
 from robotrl.sim.rendering import has_screen
 from robotrl.tasks.task import Task
-from robotrl.training.playback import Act, Playback, deterministic
+from robotrl.training.playback import Act, Playback, deterministic, own_task
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.video import check_video_path, record_video
 from robotrl.training.web_viewer import WebViewer
@@ -71,15 +71,15 @@ def load_controller(path: Path) -> tuple[Act, Task, str]:
     """Return what acts, its task and the task's name.
 
     Raises:
-        UsageError: `path` is neither a run folder nor a bundle.
+        UsageError: `path` is neither a run folder nor a bundle, or its environment is another library's.
         RobotrlError: it is damaged.
     """
     if (path / "config.yaml").is_file():
         policy, config = load_policy_and_config(path)
-        return deterministic(policy), config.task, config.task_name
+        return deterministic(policy), own_task(config.task), config.task_name
     if (path / CONTRACT_FILE).is_file():
         bundle = Bundle.load(path)
-        task = rebuild_task(bundle.contract.task)
+        task = own_task(rebuild_task(bundle.contract.task))
         return bundle_controller(bundle, task), task, str(bundle.contract.task["name"])
     what = "has neither config.yaml nor contract.json" if path.exists() else "does not exist"
     raise UsageError(f"{path} {what}: give the folder of a run or of a bundle")

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from robotrl.core.config import evaluation_seed
+from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs
+from robotrl.envs.env import AnyTask
+from robotrl.envs.foreign.task import ForeignTask
 from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.policy import Policy
 from robotrl.tasks.task import Task
@@ -25,6 +28,17 @@ def deterministic(policy: Policy) -> Act:
             return policy.act(obs, deterministic=True)
 
     return act
+
+
+def own_task(task: AnyTask) -> Task:
+    """Return a task that can be shown.
+
+    Raises:
+        UsageError: its environment is another library's.
+    """
+    if isinstance(task, ForeignTask):
+        raise UsageError(f"only robotrl's own tasks can be shown or recorded, not {task.name}")
+    return task
 
 
 class Playback:

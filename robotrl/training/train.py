@@ -13,7 +13,8 @@ import torch
 from robotrl.core import checkpoint
 from robotrl.core.config import TrainConfig, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs.env import make_env
+from robotrl.envs.foreign.task import ForeignTask
 from robotrl.export.bundle import check_exportable, export_policy
 from robotrl.export.verify import verify_bundle
 from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
@@ -24,6 +25,7 @@ from robotrl.training.loop import Loop
 from robotrl.training.metrics import MetricsLogger
 from robotrl.training.off_policy import OffPolicyLoop
 from robotrl.training.on_policy import OnPolicyLoop
+from robotrl.training.playback import own_task
 from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
 from robotrl.training.run_folder import RunFolder, write_json
@@ -50,6 +52,8 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
         InterruptedRunError: Ctrl-C; the run has a checkpoint.
         RobotrlError: learning diverged, or something failed after it.
     """
+    if config.video:
+        own_task(config.task)
     loop = make_loop(config)
     if config.export:
         check_exportable(loop.algorithm.policy, config.task, config.allow_simulation_only)
@@ -96,7 +100,7 @@ def make_loop(config: TrainConfig) -> Loop:
     torch_threads = config.torch_threads or loop_class.default_torch_threads or cpus
     overlapped = loop_class is OffPolicyLoop
     sim_threads = config.sim_threads or (max(1, cpus - torch_threads) if overlapped else cpus)
-    env = VecEnv(config.task, config.num_envs, config.seed, sim_threads, stagger=True)
+    env = make_env(config.task, config.num_envs, config.seed, sim_threads, stagger=True)
     rng = torch.Generator().manual_seed(learner_seed(config.seed))
     policy = config.policy_class(env.specs, config.policy, rng)
     algorithm = config.algorithm_class(env.specs, policy, config.algorithm, rng)
@@ -112,6 +116,8 @@ def _run(
         closing(MetricsLogger(run.metrics_file, run.tensorboard, resumed_at)) as logger,
         Progress(config, show_progress, loop.env_steps) as progress,
     ):
+        if state is not None and isinstance(config.task, ForeignTask):
+            progress.warn(f"{config.task.name} cannot be saved: learning goes on, its episodes start anew")
         with stop_on_ctrl_c() as stop:
             _train_loop(run, config, loop, logger, clock, progress, stop)
         if stop.requested:
