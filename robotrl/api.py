@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from robotrl.compose import compose, compose_task
 from robotrl.core.errors import UsageError
 from robotrl.deploy.bundle import Bundle
 from robotrl.envs import env
-from robotrl.envs.env import Env
-from robotrl.envs.foreign.task import ForeignTask
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs.env import AnyTask, Env
 from robotrl.policies.policy import Policy
-from robotrl.tasks.task import Task
 
 
-@overload
-def make_env(task: Task, num_envs: int = 1, seed: int = 0) -> VecEnv: ...
-@overload
-def make_env(task: str | ForeignTask, num_envs: int = 1, seed: int = 0, **task_options: Any) -> Env: ...
-def make_env(task: str | Task | ForeignTask, num_envs: int = 1, seed: int = 0, **task_options: Any) -> Env:
+def make_env(task: str | AnyTask, num_envs: int = 1, seed: int = 0, **task_options: Any) -> Env:
     """Make environments of a task.
 
     Args:

@@ -366,6 +366,8 @@ def test_resuming_starts_episodes_that_were_not_seen() -> None:
         tags.append([*obs["policy"][:, 0].tolist(), *play(resumed)])
     assert tags[0] == tags[1], "resuming twice is the same"
     assert not seen & set(tags[0])
+    later = resumed.load_state_dict(resumed.state_dict())["policy"][:, 0].tolist()
+    assert not set(later) & {*seen, *tags[0]}, "nor is a second resumption the first one again"
 
 
 def test_gymnasium_wrappers_stay_usable() -> None:

@@ -107,6 +107,10 @@ def test_what_stands_behind_a_name() -> None:
     assert config.task.name == PENDULUM and config.task_name == "gymnasium_Pendulum-v1"
     assert compose([f"task={PENDULUM}", "algorithm=ppo", "task_name=mine"]).task_name == "mine"
     assert compose_task("dm_env:my_dm_env:make_env", {}) == DmEnvTask("my_dm_env:make_env")
+    assert [
+        compose([f"task={task}", f"algorithm={algorithm}"]).num_envs
+        for task, algorithm in ((PENDULUM, "ppo"), (PENDULUM, "sb3_ppo"), ("envpool:Ant-v4", "ppo"))
+    ] == [16, 1, 1024], "copies of a Python environment are costly"
     name = compose(["task=envpool:MyoSuite/MyoHandAirplaneFixed-v0", "algorithm=ppo"]).task_name
     assert name == "envpool_MyoSuite_MyoHandAirplaneFixed-v0", "the name of a folder"
 

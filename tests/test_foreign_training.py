@@ -160,6 +160,16 @@ def test_environments_that_reset_in_calls_of_their_own(native: str, algorithm: l
         assert 0.5 * steps < size < 0.9 * steps, "calls that only reset are not in replay"
 
 
+def test_stable_baselines3_learns_from_no_such_call(native: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("stable_baselines3")
+    run = train(*PENDULUM, "algorithm=sb3_ppo", "algorithm.n_steps=32", *TINY[:4], "export=false")
+    rows = (run / "evaluation" / "episodes.csv").read_text().splitlines()
+    assert len(rows) == 1 + 32
+    capsys.readouterr()
+    assert main(["train", f"task=gymnasium:{native}", "algorithm=sb3_ppo"]) == 2
+    assert "which Stable-Baselines3 would learn from: train with ppo or sac" in error_line(capsys)
+
+
 def test_a_factory_in_the_current_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = (Path(__file__).parent / "my_dm_env.py").read_text()
     (tmp_path / "counting_here.py").write_text(source)

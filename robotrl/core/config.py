@@ -48,7 +48,7 @@ class RunOptions:
     seed: int = 0
     """Of every random draw of the run, at least 0 and below 2^30."""
     num_envs: int | None = None
-    """Simulations stepped together, at least 1; null for the algorithm's default."""
+    """Simulations stepped together, at least 1; null for the algorithm's default, at most the task's."""
     total_steps: int = 1_000_000
     """Length of the training, environment steps over all simulations, at least 1."""
     eval_every: int = 0
@@ -134,7 +134,9 @@ def resolve(composed: DictConfig) -> TrainConfig:
     options = vars(fill(RunOptions, run_options, ""))
     options["task_name"] = options["task_name"] or _snake_case(task_class.__name__)
     if options["num_envs"] is None:
-        options["num_envs"] = algorithm_class.default_num_envs
+        # copies of a single environment take memory and time that simulations of a batch do not
+        most = getattr(task_class, "max_default_num_envs", algorithm_class.default_num_envs)
+        options["num_envs"] = min(algorithm_class.default_num_envs, most)
     return TrainConfig(
         task=fill(schemas["task"], task_options, "task"),
         algorithm_class=algorithm_class,

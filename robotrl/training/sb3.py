@@ -21,6 +21,7 @@ from robotrl.algorithms.algorithm import Algorithm
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Specs
 from robotrl.envs.env import Env
+from robotrl.envs.foreign.vec_env import ForeignVecEnv
 from robotrl.networks.mlp import Activation
 from robotrl.policies.policy import Policy
 from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
@@ -77,8 +78,14 @@ class Sb3Algorithm(Algorithm):
         """Build SB3's object on the environments.
 
         Raises:
+            UsageError: the environments reset in calls that SB3 would learn from.
             RobotrlError: Stable-Baselines3 is not installed.
         """
+        if isinstance(env, ForeignVecEnv) and env.resets_in_next_call:
+            raise UsageError(
+                f"{env.name} resets its environments in calls of their own, which Stable-Baselines3 would "
+                "learn from: train with ppo or sac"
+            )
         from robotrl.envs.sb3 import Sb3VecEnv
 
         options = {

@@ -103,5 +103,5 @@ def _import_metaworld() -> ModuleType:
         welds = self.model.eq_type == int(mujoco.mjtEq.mjEQ_WELD)
         self.model.eq_data[welds, : len(_WELD_DATA)] = _WELD_DATA
 
-    SawyerMocapBase.reset_mocap_welds = reset_mocap_welds
+    cast(Any, SawyerMocapBase).reset_mocap_welds = reset_mocap_welds
     return metaworld

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
@@ -39,6 +39,9 @@ class Vectorization(Enum):
 @dataclass
 class SingleEnvTask(ForeignTask):
     """A library of single environments."""
+
+    max_default_num_envs: ClassVar[int] = 16
+    """Copies made where the user gives no number and the algorithm would take more."""
 
     vectorization: Vectorization = Vectorization.AUTO
     """`sync` steps the copies in a loop, `async` has a process each; `auto` times a copy and decides."""

@@ -44,6 +44,9 @@ class ForeignVecEnv:
         privileged: observation keys for critics only.
         stagger: start the first episodes at random ages, as `VecEnv` does; needs `max_steps`.
 
+    Attributes:
+        resets_in_next_call: whether a row's first call after an episode's end steps nothing, see above.
+
     Raises:
         UsageError: a space cannot be used, or a time limit is asked for that cannot be kept.
     """
@@ -72,6 +75,7 @@ class ForeignVecEnv:
         self.specs = Specs(self._reader.terms, self._writer.terms, dt_s)
         self._mode = _autoreset_mode(vector, name)
         self._resets_rows = self._mode is AutoresetMode.DISABLED or _is_gymnasiums_own(vector.unwrapped)
+        self.resets_in_next_call = self._mode is AutoresetMode.NEXT_STEP and not self._resets_rows
         if max_steps is not None and not self._resets_rows:
             raise UsageError(f"{name} resets its environments itself and cannot be given a time limit")
         self.age = torch.zeros(self.num_envs, dtype=torch.int64)
