@@ -197,11 +197,14 @@ def _evaluate(words: Sequence[str]) -> None:
         action="store_true",
         help="record an episode as video.mp4 in the run folder; one that is there is replaced",
     )
+    parser.add_argument(
+        "--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side"
+    )
     args = parser.parse_args(words)
     _check_seed(args.seed)
     from robotrl.training.evaluation import evaluate_run
 
-    result = evaluate_run(args.run, args.episodes, args.seed, args.video)
+    result = evaluate_run(args.run, args.episodes, args.seed, args.video, args.video_grid)
     mean, interval = _score(result)
     rows = [
         ("return", mean),
@@ -277,10 +280,13 @@ def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
         "Watch a policy: in a window where there is a screen, else in a browser at a loopback address.",
-        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3",
+        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4",
     )
     parser.add_argument("path", metavar="RUN|BUNDLE", type=Path, help="folder of a run or a bundle")
     parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
+    parser.add_argument(
+        "--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the episode (default 0)")
     parser.add_argument("--port", type=int, default=8000, help="port of the browser view (default 8000)")
     args = parser.parse_args(words)
@@ -289,7 +295,7 @@ def _play(words: Sequence[str]) -> None:
         raise UsageError(f"--port must be in 0 to 65535, got {args.port}")
     from robotrl.training.play import play
 
-    play(args.path, args.video, args.seed, args.port)
+    play(args.path, args.video, args.seed, args.port, video_grid=args.video_grid)
 
 
 def _report(words: Sequence[str]) -> None:

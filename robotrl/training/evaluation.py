@@ -21,6 +21,7 @@ from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
 from robotrl.training.playback import own_task
 from robotrl.training.run_folder import RunFolder, steps_of, write_json
+from robotrl.training.video import chosen_grid, record_video
 
 _RESAMPLES = 10_000
 
@@ -130,20 +131,24 @@ def evaluated_steps(run: RunFolder) -> int | None:
         raise RobotrlError(f"{path} is damaged: {error}") from error
 
 
-def evaluate_run(run: Path, episodes: int, seed: int, video: bool = False) -> dict[str, Any]:
+def evaluate_run(
+    run: Path, episodes: int, seed: int, video: bool = False, video_grid: str | None = None
+) -> dict[str, Any]:
     """Evaluate the newest checkpoint of a run.
 
     Args:
         run: the run folder.
         episodes: at least 1.
         seed: of the evaluation environments.
-        video: also record one episode as `video.mp4` in the run folder; one that is there is replaced.
+        video: also record first episodes as `video.mp4` in the run folder; one that is there is replaced.
+        video_grid: "ROWSxCOLUMNS", how many simulations the video shows; None for one.
 
     Returns:
         The summary, with the path of the per-episode CSV under "csv" and of the video under "video".
     """
     from robotrl.training.restore import load_policy_and_config
 
+    grid = chosen_grid(video_grid, video)
     if episodes < 1:
         raise UsageError(f"--episodes must be at least 1, got {episodes}")
     folder = RunFolder(run)
@@ -155,9 +160,7 @@ def evaluate_run(run: Path, episodes: int, seed: int, video: bool = False) -> di
     summary = save_evaluation(folder.evaluation, result, seed, env_steps)
     summary |= {"csv": str(folder.evaluation / "episodes.csv"), "video": None}
     if video:
-        from robotrl.training.video import record_video
-
         path = folder.path / "video.mp4"
-        record_video(policy, cfg.task, path, seed=seed, task_name=cfg.task_name)
+        record_video(policy, cfg.task, path, seed=seed, grid=grid, task_name=cfg.task_name)
         summary["video"] = str(path)
     return summary

@@ -21,7 +21,7 @@ from robotrl.sim.rendering import has_screen
 from robotrl.tasks.task import Task
 from robotrl.training.playback import Act, Playback, deterministic, own_task
 from robotrl.training.restore import load_policy_and_config
-from robotrl.training.video import check_video_path, record_video
+from robotrl.training.video import check_video_path, chosen_grid, record_video
 from robotrl.training.web_viewer import WebViewer
 
 
@@ -31,6 +31,7 @@ def play(
     seed: int = 0,
     port: int = 8000,
     announce: Callable[[str], None] = print,
+    video_grid: str | None = None,
 ) -> None:
     """Show the controller of a run or a bundle until the user stops it.
 
@@ -42,18 +43,20 @@ def play(
         seed: of the initial states.
         port: of the browser's viewer.
         announce: told what to open, or what was written.
+        video_grid: "ROWSxCOLUMNS", how many simulations the video shows; None for one.
 
     Raises:
         UsageError: `path` is neither a run nor a bundle, `video` exists, the port is taken.
         RobotrlError: the run or bundle is damaged, or nothing can be drawn.
     """
+    grid = chosen_grid(video_grid, video is not None)
     if video is not None:
         check_video_path(video)
         if video.exists():
             raise UsageError(f"{video} exists: give another name or remove it")
     act, task, task_name = load_controller(Path(path))
     if video is not None:
-        record_video(act, task, video, seed=seed, task_name=task_name)
+        record_video(act, task, video, seed=seed, grid=grid, task_name=task_name)
         announce(f"wrote {video}")
         return
     playback = Playback(act, task, task_name, seed)
