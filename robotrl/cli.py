@@ -58,24 +58,40 @@ examples:
 """
 
 
+# of the columns of a task's sizes
+_UNITS = ("", "", " Hz", " s")
+
+
 def _list(words: Sequence[str]) -> None:
     parser = _parser(
         "list", "Print the names that can be given to `robotrl train`.", "list tasks\nlist recipes --json"
     )
     parser.add_argument("kind", metavar="|".join(_KINDS), help="what to list")
-    parser.add_argument("--json", action="store_true", help='print [{"name": ..., "description": ...}, ...]')
+    parser.add_argument(
+        "--json", action="store_true", help='print [{"name": ..., "description": ...}, ...], tasks with sizes'
+    )
     args = parser.parse_args(words)
     if args.kind not in _KINDS:
         raise unknown_name("list", args.kind, _KINDS)
-    from robotrl.core.catalog import available
+    from robotrl.core.catalog import available, task_sizes
 
     entries = available(_KINDS[args.kind])
+    sizes = task_sizes() if args.kind == "tasks" else {}
     if args.json:
-        print(json.dumps([{"name": name, "description": text} for name, text in entries.items()], indent=2))
-        return
-    _table([args.kind, "description"], entries.items())
-    if args.kind == "tasks":
+        rows = [{"name": name, "description": text, **sizes.get(name, {})} for name, text in entries.items()]
+        print(json.dumps(rows, indent=2))
+    elif sizes:
+        _table(
+            ["tasks", "observation", "action", "control", "episode", "description"],
+            [
+                (name, *(f"{value:g}{unit}" for value, unit in zip(size.values(), _UNITS, strict=True)), text)
+                for name, text in entries.items()
+                for size in [sizes[name]]
+            ],
+        )
         _list_foreign()
+    else:
+        _table([args.kind, "description"], entries.items())
 
 
 def _list_foreign() -> None:
