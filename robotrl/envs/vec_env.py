@@ -98,13 +98,13 @@ class VecEnv:
         self._effects.advance(self.task, ctrl, self.substeps)
         failed = self.sim.failed()
 
-        obs = final_obs = self._effects.observe(self._observer())
+        obs = final_obs = self._effects.observe(self._observer()) | self._observer.images()
         terms = self.task.reward_terms(self.sim, ctrl)
         terminated = self.task.terminated(self.sim)
         self.age += 1
         done = truncated = self.age >= self.max_steps
         if failed is not None:
-            obs = final_obs = {g: values.masked_fill(failed.unsqueeze(1), 0.0) for g, values in obs.items()}
+            obs = final_obs = {group: _blanked(values, failed) for group, values in obs.items()}
             terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
             terminated = None if terminated is None else terminated & ~failed
             done = truncated = truncated | failed
@@ -140,7 +140,8 @@ class VecEnv:
 
     def _first(self, ids: Tensor) -> Obs:
         """Return what the new episodes of simulations `ids` show first, group -> (n, ...)."""
-        return self._effects.first({group: values[ids] for group, values in self._observer().items()}, ids)
+        obs = {group: values[ids] for group, values in self._observer().items()}
+        return self._effects.first(obs, ids) | self._observer.images(ids)
 
     def _finished(self, ids: Tensor, failed: Tensor | None) -> dict[str, Tensor]:
         """Return the statistics of the episodes that ended: whole ones, of sound simulations."""
@@ -188,6 +189,11 @@ class VecEnv:
         self._return.copy_(state["return"])
         self.num_diverged = state["num_diverged"]
         self._effects.load_state_dict(state["effects"])
+
+
+def _blanked(values: Tensor, rows: Tensor) -> Tensor:
+    """Set rows of (N, ...) values to 0."""
+    return values.masked_fill(rows.view(-1, *[1] * (values.ndim - 1)), 0)
 
 
 def _float32(values: Tensor) -> Tensor:
