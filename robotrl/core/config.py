@@ -18,6 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from robotrl.core import checks
 from robotrl.core.catalog import GROUPS
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.schema import fill, first_line, load_target, path_of, plain, schema_of, unknown_key
@@ -60,6 +61,9 @@ class RunOptions:
     """Time between two checkpoints, s, above 0."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept, at least 1."""
+    failure_recording_steps: int = 100
+    """Control steps before a divergence that its file shows, at least 0; 0 writes no files. They are kept for
+    every simulation: `robotrl.sim.guard` says what memory that takes."""
     sim_threads: int | None = None
     """Physics threads, at least 1; null for one per CPU. Results do not depend on it."""
     torch_threads: int | None = None
@@ -83,6 +87,7 @@ class RunOptions:
                 _at_least(name, getattr(self, name), 1)
         for name in ("seed", "eval_every", "eval_seed"):
             _at_least(name, getattr(self, name), 0)
+        checks.at_least(self, 0, "failure_recording_steps")
         for name in ("seed", "eval_seed"):
             if getattr(self, name) >= SEEDS:
                 raise ValueError(f"{name} must be below 2^30, got {getattr(self, name)}")

@@ -15,6 +15,7 @@ from robotrl.core.types import Obs, Step
 from robotrl.envs.effects import Effects
 from robotrl.envs.observation import Observer
 from robotrl.sim.batch_sim import BatchSim
+from robotrl.sim.guard import FailureRecorder
 from robotrl.tasks.task import Task
 
 # one float32 rounding step above 1: tanh and clamp never exceed it
@@ -66,6 +67,7 @@ class VecEnv:
         self._return = torch.zeros(num_envs, dtype=torch.float64)
         self._counted = torch.ones(num_envs, dtype=torch.bool)
         self.num_diverged = 0
+        self.recorder: FailureRecorder | None = None
 
     def reset(self) -> Obs:
         """Start a new episode everywhere and return its first observation."""
@@ -95,7 +97,10 @@ class VecEnv:
         """
         ctrl = self._to_ctrl(action)
         self.task.before_step(self.sim)
-        self.task.advance(self.sim, self._effects.before_step(ctrl), self.substeps)
+        commands = self._effects.before_step(ctrl)
+        if self.recorder is not None:
+            self.recorder.record(commands)
+        self.task.advance(self.sim, commands, self.substeps)
         failed = self.sim.failed()
 
         obs = final_obs = self._effects.observe(self._observer())
@@ -109,6 +114,8 @@ class VecEnv:
             terminated = None if terminated is None else terminated & ~failed
             done = truncated = truncated | failed
             self.num_diverged += int(failed.sum())
+            if self.recorder is not None:
+                self.recorder.keep(failed)
         if terminated is None:
             terminated = torch.zeros(self.num_envs, dtype=torch.bool)
         else:

@@ -63,7 +63,7 @@ def record_video(
     playback = Playback(act, task, task_name or type(task).__name__, seed)
     duration_s = task.episode_length_s if episode_s is None else episode_s
     with Renderer(playback.env.sim, width, height, quality=Quality.VIDEO) as renderer:
-        _write_mp4(path, _pictures(playback, renderer, duration_s, fps), width, height, fps)
+        write_mp4(path, _pictures(playback, renderer, duration_s, fps), width, height, fps)
 
 
 def check_video_path(path: Path) -> None:
@@ -82,19 +82,19 @@ def _pictures(playback: Playback, renderer: Renderer, duration_s: float, fps: fl
         until_s = min(playback.time_s + playback.dt_s, duration_s)
         due = math.ceil(until_s * fps - 1e-6) - shown
         if due > 0:
-            picture = _captioned(renderer.render()[0], playback)
+            text = f"{playback.task_name}   {playback.time_s:5.2f} s   return {playback.episode_return:.1f}"
+            picture = caption(renderer.render()[0], text)
             for _ in range(due):
                 yield picture
             shown += due
         ended = playback.advance()
 
 
-def _captioned(picture: np.ndarray, playback: Playback) -> np.ndarray:
-    """Write task, time and return into the corner."""
+def caption(picture: np.ndarray, text: str) -> np.ndarray:
+    """Write a line into the upper left corner of an (H, W, 3) picture."""
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image, "RGBA")
     size = max(image.height // 30, 9)
-    text = f"{playback.task_name}   {playback.time_s:5.2f} s   return {playback.episode_return:.1f}"
     left, top, right, bottom = draw.textbbox((1.2 * size, size), text, font=_font(size))
     pad = size // 2
     panel = (left - pad, top - pad, right + pad, bottom + pad)
@@ -108,7 +108,7 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size_px)
 
 
-def _write_mp4(path: Path, pictures: Iterator[np.ndarray], width: int, height: int, fps: float) -> None:
+def write_mp4(path: Path, pictures: Iterator[np.ndarray], width: int, height: int, fps: float) -> None:
     """Encode beside `path`, check that every picture is in the file, then rename."""
     part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
     writer: Generator[None, bytes, None] = imageio_ffmpeg.write_frames(
