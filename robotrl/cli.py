@@ -6,18 +6,20 @@ command needs it, so that `robotrl --help` answers at once.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import robotrl
+from robotrl.cli_actuator_net import actuator_net
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
+from robotrl.terminal import command_parser as _parser
+from robotrl.terminal import print_table as _table
 
 _INTERRUPTED = 130
 _KINDS = {
@@ -34,18 +36,19 @@ Train robot controllers in simulation, verify them, ship them as one file.
 usage: robotrl COMMAND [ARGUMENTS] [--debug]
 
 commands:
-  list       tasks, realism, algorithms, policies or recipes that can be named
-  train      train, evaluate, export and verify; continue with --resume
-  evaluate   score a trained policy on fresh episodes
-  export     write a run's policy as a bundle that needs neither torch nor MuJoCo
-  verify     check that a bundle does what the trained policy did
-  play       watch a policy, or record it
-  report     write a run's learning curves and facts as one HTML page
+  list          tasks, realism, algorithms, policies or recipes that can be named
+  train         train, evaluate, export and verify; continue with --resume
+  evaluate      score a trained policy on fresh episodes
+  export        write a run's policy as a bundle that needs neither torch nor MuJoCo
+  verify        check that a bundle does what the trained policy did
+  play          watch a policy, or record it
+  report        write a run's learning curves and facts as one HTML page
+  actuator-net  learn a joint's actuator from logs of the robot
 
 options:
-  -h, --help   this text; `robotrl COMMAND --help` explains a command
-  --version    version
-  --debug      with any command: show the traceback of an error
+  -h, --help    this text; `robotrl COMMAND --help` explains a command
+  --version     version
+  --debug       with any command: show the traceback of an error
 
 examples:
   robotrl list tasks
@@ -53,23 +56,6 @@ examples:
   robotrl train task=walker_walk algorithm=sac seed=3 algorithm.gamma=0.98
   robotrl play runs/NAME --video walk.mp4
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that reports its errors as every other part of the program does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see `{self.prog} --help`)")
-
-
-def _parser(command: str, summary: str, examples: str) -> _Parser:
-    return _Parser(
-        prog=f"robotrl {command}",
-        description=summary,
-        epilog="examples:\n" + "\n".join(f"  robotrl {line}" for line in examples.splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
 
 
 def _list(words: Sequence[str]) -> None:
@@ -194,7 +180,6 @@ def _evaluate(words: Sequence[str]) -> None:
         help="record an episode as video.mp4 in the run folder; one that is there is replaced",
     )
     args = parser.parse_args(words)
-    _at_least("--episodes", args.episodes, 1)
     _check_seed(args.seed)
     from robotrl.training.evaluation import evaluate_run
 
@@ -249,7 +234,12 @@ def _verify(words: Sequence[str]) -> None:
     from robotrl.export.verify import verify_bundle
     from robotrl.training.exporting import training_policy
 
-    checks = verify_bundle(args.bundle, training_policy(args.bundle))
+    policy, damage = None, None
+    try:
+        policy = training_policy(args.bundle)
+    except RobotrlError as error:
+        damage = error  # told after what is wrong with the bundle itself
+    checks = verify_bundle(args.bundle, policy)
     _table(
         ["check", "result", "detail"],
         [(check.name, "passed" if check.passed else "FAILED", check.detail) for check in checks],
@@ -258,6 +248,10 @@ def _verify(words: Sequence[str]) -> None:
     if failed:
         raise RobotrlError(
             f"{args.bundle}: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
+        )
+    if damage is not None:
+        raise RobotrlError(
+            f"{args.bundle} is sound, but could not be compared with the trained policy: {damage}"
         )
 
 
@@ -309,12 +303,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "verify": _verify,
     "play": _play,
     "report": _report,
+    "actuator-net": actuator_net,
 }
-
-
-def _at_least(option: str, value: int, low: int) -> None:
-    if value < low:
-        raise UsageError(f"{option} must be at least {low}, got {value}")
 
 
 def _check_seed(seed: int) -> None:
@@ -322,20 +312,6 @@ def _check_seed(seed: int) -> None:
 
     if not 0 <= seed < SEEDS:
         raise UsageError(f"--seed must be at least 0 and below 2^30, got {seed}")
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for title in header:
-        table.add_column(title, overflow="fold")  # a path is worth nothing with its end cut off
-    for row in rows:
-        table.add_row(*row)
-    # a pipe has no width: nothing is folded there
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
 def _run(words: list[str]) -> None:

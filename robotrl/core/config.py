@@ -80,19 +80,14 @@ class RunOptions:
     """Evaluation return the run should reach; null for none."""
 
     def __post_init__(self) -> None:
-        for name in ("total_steps", "eval_episodes", "keep_checkpoints"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("num_envs", "sim_threads", "torch_threads"):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        for name in ("seed", "eval_every", "eval_seed"):
-            _at_least(name, getattr(self, name), 0)
-        checks.at_least(self, 0, "failure_recording_steps")
+        checks.at_least(self, 1, "total_steps", "eval_episodes", "keep_checkpoints")
+        checks.at_least(self, 1, "num_envs", "sim_threads", "torch_threads")
+        checks.at_least(self, 0, "seed", "eval_every", "eval_seed", "failure_recording_steps")
+        checks.above(self, 0, "checkpoint_every_s")
+        checks.finite(self, "target_return")
         for name in ("seed", "eval_seed"):
             if getattr(self, name) >= SEEDS:
                 raise ValueError(f"{name} must be below 2^30, got {getattr(self, name)}")
-        if not 0 < self.checkpoint_every_s < float("inf"):
-            raise ValueError(f"checkpoint_every_s must be above 0 s, got {self.checkpoint_every_s}")
         if not self.runs_dir:
             raise ValueError("runs_dir must name a folder, got ''")
 
@@ -113,11 +108,6 @@ class TrainConfig(RunOptions):
     """Class of the policy; `policy` is an instance of its `config_class`."""
     policy: Any
     """Policy configuration."""
-
-
-def _at_least(name: str, value: int, low: int) -> None:
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
 def resolve(composed: DictConfig) -> TrainConfig:

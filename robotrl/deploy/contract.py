@@ -116,6 +116,11 @@ class Contract:
         """Width of the network's input."""
         return sum(term.size for term in self.inputs)
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Observation groups in the order in which the network takes them."""
+        return tuple(dict.fromkeys(term.group for term in self.inputs))
+
     def to_json(self) -> str:
         """Write as JSON that `from_json` reads back to an equal contract.
 

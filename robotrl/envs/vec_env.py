@@ -67,12 +67,13 @@ class VecEnv:
         self._return = torch.zeros(num_envs, dtype=torch.float64)
         self._counted = torch.ones(num_envs, dtype=torch.bool)
         self.num_diverged = 0
+        # set from outside by who wants to see what led to a divergence
         self.recorder: FailureRecorder | None = None
 
     def reset(self) -> Obs:
         """Start a new episode everywhere and return its first observation."""
         self._reset(self._all_ids)
-        self._observer.check()
+        self._observer.prepare()
         if self.stagger:
             self.age.copy_(torch.randint(self.max_steps, (self.num_envs,), generator=self.rng))
             self._counted.copy_(self.age == 0)
@@ -97,10 +98,7 @@ class VecEnv:
         """
         ctrl = self._to_ctrl(action)
         self.task.before_step(self.sim)
-        commands = self._effects.before_step(ctrl)
-        if self.recorder is not None:
-            self.recorder.record(commands)
-        self.task.advance(self.sim, commands, self.substeps)
+        self._effects.advance(self.task, ctrl, self.substeps, self.recorder)
         failed = self.sim.failed()
 
         obs = final_obs = self._effects.observe(self._observer())

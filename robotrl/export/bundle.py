@@ -9,7 +9,6 @@ import io
 import os
 import secrets
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from robotrl import __version__
 from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.git import git_state
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.contract import CONTRACT_FILE, FILES, GOLDEN_FILE, POLICY_FILE, SCHEMA, Contract
 from robotrl.export.description import (
@@ -83,7 +83,7 @@ def export_policy(
         schema=SCHEMA,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         robotrl_version=__version__,
-        git_commit=_git_commit(),
+        git_commit=git_state().get("git_commit"),
         mujoco_version=mujoco.__version__,
         task=section,
         model_sha256=model_sha256(model),
@@ -172,17 +172,3 @@ def _write_folder(out: Path, parts: Mapping[str, bytes], check: Callable[[Path],
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(previous, ignore_errors=True)
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the checkout robotrl runs from, None where it is installed as a package."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -89,7 +90,7 @@ def rebuild_task(section: dict[str, Any]) -> Task:
     """Build the task that `describe_task` wrote down.
 
     Raises:
-        RobotrlError: its class is not installed here or its options do not fit.
+        RobotrlError: its class is not installed here, its options do not fit, or its model file is missing.
     """
     try:
         document = OmegaConf.create({"_target_": section["_target_"], **section["options"]})
@@ -100,6 +101,11 @@ def rebuild_task(section: dict[str, Any]) -> Task:
         raise RobotrlError(f"the bundle's task cannot be rebuilt here: {error}") from error
     if not isinstance(task, Task):
         raise RobotrlError(f"the bundle's task {section['_target_']} is not a robotrl task")
+    if section["options"].get("mjcf") is not None and not Path(task.mjcf).is_file():
+        raise RobotrlError(
+            f"the bundle's task {section['_target_']} needs its model file {task.mjcf}, which is not here: "
+            "put it there, or into the package of the task, which finds it anywhere, and export again"
+        )
     return task
 
 

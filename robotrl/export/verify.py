@@ -117,9 +117,8 @@ def _refuse_other_task(contract: Contract, task: Task) -> None:
             f"the model does not fit: task {name} now builds another model than the bundle's{hint}"
         )
     specs = task.specs(model)
-    groups = tuple(dict.fromkeys(term.group for term in contract.inputs))
-    unknown = [group for group in groups if group not in specs.observation]
-    if unknown or input_terms(specs, groups) != contract.inputs:
+    unknown = [group for group in contract.groups if group not in specs.observation]
+    if unknown or input_terms(specs, contract.groups) != contract.inputs:
         raise RobotrlError(
             f"the inputs do not fit: task {name} now has other observation terms than the contract"
         )
@@ -153,14 +152,10 @@ def _recorded_env(task: Task, loaded: Bundle) -> VecEnv:
     return env
 
 
-def _groups(loaded: Bundle) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(term.group for term in loaded.contract.inputs))
-
-
 @one_torch_thread()
 def _replay(task: Task, loaded: Bundle) -> Check:
     """Feed the recorded actions to the rebuilt task and follow the recorded observations."""
-    env, groups = _recorded_env(task, loaded), _groups(loaded)
+    env, groups = _recorded_env(task, loaded), loaded.contract.groups
     recorded = loaded.golden["loop_observation"]
     agreed = 1
     for command, expected in zip(loaded.golden["loop_command"][:-1], recorded[1:], strict=False):
@@ -182,7 +177,8 @@ def _replay(task: Task, loaded: Bundle) -> Check:
 @torch.no_grad()
 def _closed_loop(task: Task, loaded: Bundle, policy: Policy | None) -> Check:
     """Let the network drive the task and compare it with the training policy wherever it goes."""
-    env, groups, contract = _recorded_env(task, loaded), _groups(loaded), loaded.contract
+    env, contract = _recorded_env(task, loaded), loaded.contract
+    groups = contract.groups
     physical = None if policy is None else PhysicalPolicy(_fitting(policy, loaded)).eval()
     scale = np.array([term.scale for term in contract.outputs])
     offset = np.array([term.offset for term in contract.outputs])

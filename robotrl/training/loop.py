@@ -16,6 +16,9 @@ from torch import Tensor
 from robotrl.algorithms.algorithm import Algorithm
 from robotrl.envs.vec_env import VecEnv
 
+MIN_STEPS_PER_ITERATION = 2_000
+"""Of an off-policy loop, environment steps: long enough that logging costs nothing."""
+
 # other metrics may be undefined: the explained variance of a single transition is
 _MUST_BE_FINITE = ("loss/", "episode/", "reward/")
 

@@ -117,7 +117,7 @@ def bundle_controller(bundle: Bundle, task: Task) -> Act:
     """
     contract = bundle.contract
     specs = task.specs(task.build_model())
-    groups = tuple(dict.fromkeys(term.group for term in contract.inputs))
+    groups = contract.groups
     known = all(group in specs.observation for group in groups)
     if not known or input_terms(specs, groups) != contract.inputs or output_terms(specs) != contract.outputs:
         raise RobotrlError(f"{bundle.path}: its task now has other terms than the bundle; export it again")

@@ -12,6 +12,7 @@ from torch import Tensor
 from robotrl.core.errors import RobotrlError
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.description import rebuild_task
+from robotrl.sim.actuators import Kind
 from robotrl.sim.rendering import Quality, Renderer
 from robotrl.training.failures import FailureRecording
 from robotrl.training.video import caption, write_mp4
@@ -114,10 +115,14 @@ def resimulate(recording: FailureRecording) -> Tensor:
     were drawn anew in between, an injected fault.
 
     Raises:
-        RobotrlError: the task cannot be built here, or has another model now.
+        RobotrlError: the task cannot be built here, has another model now, or has learned actuators.
     """
     env = simulation_of(recording)
     sim, task = env.sim, env.task
+    if any(actuator.kind is Kind.NETWORK for actuator in task.realism.actuators.values()):
+        raise RobotrlError(
+            f"{recording.path} cannot be computed anew: what its learned actuators remembered is not recorded"
+        )
     outside = [sim.data(field) for field in _FROM_OUTSIDE]
     state = torch.from_numpy(sim.batch.state)
     computed = torch.empty_like(recording.states)

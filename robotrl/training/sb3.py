@@ -23,7 +23,7 @@ from robotrl.core.types import Specs
 from robotrl.envs.vec_env import VecEnv
 from robotrl.networks.mlp import Activation
 from robotrl.policies.policy import Policy
-from robotrl.training.loop import EpisodeStatistics, Loop
+from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
 from robotrl.training.sb3_config import (
     Sb3DeterministicPolicy,
     Sb3GaussianPolicy,
@@ -33,8 +33,6 @@ from robotrl.training.sb3_config import (
     Sb3TD3Config,
 )
 
-# an off-policy iteration is long enough that logging costs nothing
-_MIN_STEPS_PER_ITERATION = 2_000
 _ACTIVATIONS = {Activation.RELU: nn.ReLU, Activation.TANH: nn.Tanh, Activation.ELU: nn.ELU}
 # what SB3 calls our metrics, and the factor between the two
 _METRICS = {
@@ -116,7 +114,7 @@ class Sb3Algorithm(Algorithm):
     def steps_per_iteration(self, num_envs: int) -> int:
         """Return the environment steps between two looks at the metrics."""
         period = num_envs * self.config.train_freq
-        return math.ceil(_MIN_STEPS_PER_ITERATION / period) * period
+        return math.ceil(MIN_STEPS_PER_ITERATION / period) * period
 
     def update(self, batch: Any) -> dict[str, Tensor]:
         """Let SB3 collect and learn.

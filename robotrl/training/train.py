@@ -18,7 +18,9 @@ from robotrl.export.bundle import check_exportable, export_policy
 from robotrl.export.verify import verify_bundle
 from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
 from robotrl.training.evaluation import Evaluation, evaluate, evaluated_steps, save_evaluation
+from robotrl.training.exporting import provenance
 from robotrl.training.failures import FailureFiles
+from robotrl.training.lock import training_lock
 from robotrl.training.loop import Loop
 from robotrl.training.metrics import MetricsLogger
 from robotrl.training.off_policy import OffPolicyLoop
@@ -53,17 +55,24 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
     if config.export:
         check_exportable(loop.algorithm.policy, config.task, config.allow_simulation_only)
     run = RunFolder.create(config)
-    return _run(run, config, loop, None, show_progress)
+    with training_lock(run.path):
+        return _run(run, config, loop, None, show_progress)
 
 
 def resume(path: Path, *, show_progress: bool = True) -> Path:
     """Continue a run from its newest checkpoint, bit for bit as if it had not stopped.
 
     Raises:
-        UsageError: `path` is not a run folder, or its run is complete or of a kind that cannot be resumed.
+        UsageError: `path` is not a run folder, or its run is complete, is being trained by another
+            process, or is of a kind that cannot be resumed.
         RobotrlError: it has no checkpoint, or a damaged one.
     """
     run = RunFolder(path)
+    with training_lock(run.path):
+        return _resume(run, show_progress)
+
+
+def _resume(run: RunFolder, show_progress: bool) -> Path:
     run.remove_stale_files()
     config = run.config()
     state = checkpoint.load(run.latest_checkpoint())
@@ -212,18 +221,11 @@ def _next_step(run: RunFolder, config: TrainConfig, loop: Loop) -> str:
 
 
 def _export(run: RunFolder, config: TrainConfig, loop: Loop, return_mean: float | None) -> None:
-    provenance = {
-        "algorithm": config.algorithm_class.__name__,
-        "seed": config.seed,
-        "env_steps": loop.env_steps,
-        "return_mean": return_mean,
-        "task_name": config.task_name,
-    }
     export_policy(
         loop.algorithm.policy,
         config.task,
         run.bundle,
-        provenance=provenance,
+        provenance=provenance(config, loop.env_steps, return_mean),
         allow_simulation_only=config.allow_simulation_only,
     )
     checks = verify_bundle(run.bundle, loop.algorithm.policy)
