@@ -295,10 +295,17 @@ def _verify(words: Sequence[str]) -> None:
 def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
-        "Watch a policy: in a window where there is a screen, else in a browser at a loopback address.",
-        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4",
+        "Watch a policy, or what led to a failure in training: in a window where there is a screen, else in\n"
+        "a browser at a loopback address.",
+        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4\n"
+        "play runs/NAME/failures/step_000000081920_sim_00007.safetensors",
     )
-    parser.add_argument("path", metavar="RUN|BUNDLE", type=Path, help="folder of a run or a bundle")
+    parser.add_argument(
+        "path",
+        metavar="RUN|BUNDLE|FAILURE",
+        type=Path,
+        help="folder of a run or a bundle, or a file in the run's folder `failures`",
+    )
     parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
     parser.add_argument(
         "--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side"

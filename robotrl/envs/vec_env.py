@@ -15,6 +15,7 @@ from robotrl.core.types import Obs, Step
 from robotrl.envs.effects import Effects
 from robotrl.envs.observation import Observer
 from robotrl.sim.batch_sim import BatchSim
+from robotrl.sim.guard import FailureRecorder
 from robotrl.tasks.task import Task
 
 # one float32 rounding step above 1: tanh and clamp never exceed it
@@ -66,6 +67,8 @@ class VecEnv:
         self._return = torch.zeros(num_envs, dtype=torch.float64)
         self._counted = torch.ones(num_envs, dtype=torch.bool)
         self.num_diverged = 0
+        # set from outside by who wants to see what led to a divergence
+        self.recorder: FailureRecorder | None = None
 
     def reset(self) -> Obs:
         """Start a new episode everywhere and return its first observation."""
@@ -95,7 +98,7 @@ class VecEnv:
         """
         ctrl = self._to_ctrl(action)
         self.task.before_step(self.sim)
-        self._effects.advance(self.task, ctrl, self.substeps)
+        self._effects.advance(self.task, ctrl, self.substeps, self.recorder)
         failed = self.sim.failed()
 
         obs = final_obs = self._effects.observe(self._observer()) | self._observer.images()
@@ -109,6 +112,8 @@ class VecEnv:
             terminated = None if terminated is None else terminated & ~failed
             done = truncated = truncated | failed
             self.num_diverged += int(failed.sum())
+            if self.recorder is not None:
+                self.recorder.keep(failed)
         if terminated is None:
             terminated = torch.zeros(self.num_envs, dtype=torch.bool)
         else:
