@@ -30,14 +30,14 @@ class Observer:
         self._names = {group: [term.name for term in named] for group, named in terms.items()}
 
     def __call__(self) -> Obs:
-        """Return group -> (N, D) float32, fresh tensors."""
+        """Return group -> (N, D) float32, fresh tensors on the CPU."""
         values = self._task.observe(self._sim)
         obs = {}
         for group, names in self._names.items():
             named = values[group]
             columns = [named[name] for name in names]
             columns = [column if column.ndim == 2 else column.unsqueeze(1) for column in columns]
-            obs[group] = torch.cat(columns, dim=1).float()
+            obs[group] = torch.cat(columns, dim=1).to("cpu", torch.float32)
         return obs
 
     def check(self) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.cameras import FreeCamera, default_camera, model_camera
+from robotrl.sim.sim import Sim
 
 _MAX_GEOMS = 10_000
 _INSTALL = "apt-get install libegl1 libgl1 libgles2"
@@ -49,13 +50,14 @@ class Renderer:
         quality: see `Quality`.
 
     Raises:
-        UsageError: the model has no such camera, or the size is not positive.
+        UsageError: the model has no such camera, the size is not positive, or the simulations are elsewhere
+            than in a `BatchSim`.
         RobotrlError: the graphics library is missing or fails.
     """
 
     def __init__(
         self,
-        sim: BatchSim,
+        sim: Sim,
         width: int,
         height: int,
         camera: str | int | FreeCamera | None = None,
@@ -63,6 +65,8 @@ class Renderer:
     ) -> None:
         if width < 1 or height < 1:
             raise UsageError(f"a picture needs a positive size, got {width} x {height}")
+        if not isinstance(sim, BatchSim):
+            raise UsageError("pictures need the cpu backend")
         self.width, self.height = width, height
         self._batch = sim.batch
         self._model = sim.batch.get_model(0)

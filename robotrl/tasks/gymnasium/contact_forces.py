@@ -66,7 +66,7 @@ class ContactForces:
     def reset(self, ids: Tensor) -> None:
         """Set the forces in simulations `ids` to 0: Gymnasium's first observation shows none."""
         if self._values is None:
-            self._values = torch.zeros(self.sim.num_envs, self.sim.model.nbody, 6, dtype=torch.float64)
+            self._values = torch.zeros_like(self.sim.data("cfrc_ext"))
         self._values[ids] = 0.0
 
     def read(self) -> Tensor:
