@@ -62,7 +62,7 @@ class Field(Tensor):
     What is computed from a field is a plain tensor.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def __setitem__(self, index: Any, values: Any) -> None:
         """Write `values` as the field's own type, on its device."""
