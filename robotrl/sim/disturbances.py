@@ -155,7 +155,7 @@ class _PushState:
         if self.spec.direction is Direction.HORIZONTAL:
             force = _turned(force, torch.tensor([1.0, 1.0, 0.0]))
             torque = _turned(torque, torch.tensor([0.0, 0.0, 1.0]))
-        wrench[ids] = torch.cat([force, torque], 1).to(wrench)
+        wrench[ids] = torch.cat([force, torque], 1)
 
 
 class _KickState:
@@ -180,7 +180,7 @@ class _KickState:
         ids = self.timer.due(rng)
         if len(ids):
             change = draw((len(ids), len(self._dofs)), self.spec.range, Distribution.UNIFORM, rng)
-            sim.data("qvel")[ids.unsqueeze(1), self._dofs] += change.to(sim.device)
+            sim.data("qvel")[ids.unsqueeze(1), self._dofs] += change
 
 
 def _width(model: mujoco.MjModel, joint: int) -> int:

@@ -20,7 +20,8 @@ STATE = (
 )  # fmt: skip
 """What a simulation continues from."""
 
-AFTER_CONSTRAINTS = ("cacc", "cfrc_int", "cfrc_ext")
+BODY_FORCES = ("cacc", "cfrc_int", "cfrc_ext")
+EXTRAS = ("ncon", *BODY_FORCES)
 """Outputs that cost extra: computed from the first request on."""
 
 OUTPUTS = (
@@ -29,7 +30,7 @@ OUTPUTS = (
     "subtree_com", "cdof", "cinert", "crb", "cvel", "cdof_dot", "ten_length", "ten_velocity",
     "actuator_length", "actuator_velocity", "actuator_force", "qfrc_bias", "qfrc_spring", "qfrc_damper",
     "qfrc_gravcomp", "qfrc_fluid", "qfrc_passive", "qfrc_actuator", "qfrc_smooth", "qacc_smooth",
-    "qfrc_constraint", *AFTER_CONSTRAINTS,
+    "qfrc_constraint", *BODY_FORCES,
 )  # fmt: skip
 
 CONSTANTS = (
@@ -56,7 +57,7 @@ _SWITCHED = {
 
 
 class Field(Tensor):
-    """A live tensor into which values of any floating type and device may be written by index.
+    """A live tensor that takes values of any floating type and device: `field[ids] = x`, `field[ids] += x`.
 
     Task and randomisation code draws in float64 on the CPU; the simulator holds float32 on its device.
     What is computed from a field is a plain tensor.
@@ -65,8 +66,23 @@ class Field(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        """Write `values` as the field's own type, on its device."""
-        super().__setitem__(index, values.to(self) if isinstance(values, Tensor) else values)
+        """Write values."""
+        super().__setitem__(index, self._own(values))
+
+    def __getitem__(self, index: Any) -> Field:
+        """Return a part that takes values in the same way."""
+        return super().__getitem__(index).as_subclass(Field)
+
+    def __iadd__(self, values: Any) -> Field:  # type: ignore[misc]
+        """Add values."""
+        return super().__iadd__(self._own(values)).as_subclass(Field)
+
+    def __imul__(self, values: Any) -> Field:  # type: ignore[misc]
+        """Multiply by values."""
+        return super().__imul__(self._own(values)).as_subclass(Field)
+
+    def _own(self, values: Any) -> Any:
+        return values.to(self) if isinstance(values, Tensor) else values
 
 
 def model_values(model: mujoco.MjModel, field: str) -> np.ndarray:
@@ -81,7 +97,7 @@ def check_data_field(field: str) -> None:
     Raises:
         UsageError: says which, or that there is no such field.
     """
-    if field in (*STATE, *OUTPUTS):
+    if field in (*STATE, *OUTPUTS, *EXTRAS):
         return
     if hasattr(mujoco.MjData, field):
         raise UsageError(f"the warp backend does not offer MjData field {field}: use the cpu backend")

@@ -19,8 +19,8 @@ from robotrl.sim import warp_worlds
 from robotrl.sim.batch_sim import KINDS, MAX_ABS_STATE
 from robotrl.sim.sim import Stage
 from robotrl.sim.warp_fields import (
-    AFTER_CONSTRAINTS,
     CONSTANTS,
+    EXTRAS,
     POSES,
     STATE,
     Field,
@@ -95,8 +95,8 @@ class WarpSim:
         found = self._data.get(field)
         if found is None:
             check_data_field(field)
-            if field in AFTER_CONSTRAINTS and not self._worlds.computes_body_forces:
-                self._worlds.compute_body_forces()
+            if field in EXTRAS:
+                self._worlds.compute(field)
             found = self._data[field] = self._worlds.rows[field]
         return found
 
@@ -153,6 +153,7 @@ class WarpSim:
             self._worlds.run(warp_worlds.step)
         if self.stage is Stage.VELOCITY:
             self._worlds.run(warp_worlds.to_velocity)
+        self._worlds.count_contacts()
 
     def forward(self, ids: Tensor | None = None) -> None:
         """Recompute every derived field from the state, as `mj_forward`."""
@@ -161,6 +162,7 @@ class WarpSim:
     def _forward(self) -> None:
         self._place_static_geoms()
         self._worlds.run(warp_worlds.forward)
+        self._worlds.count_contacts()
 
     def _place_static_geoms(self) -> None:
         if any(field in self._worlds.expanded for field in POSES):
@@ -198,8 +200,8 @@ class WarpSim:
         part = self._parts[size]
         ids = torch.cat([ids, ids[:1].expand(size - len(ids))])
         mine, theirs = self._worlds, part._worlds
-        if mine.computes_body_forces and not theirs.computes_body_forces:
-            theirs.compute_body_forces()
+        for extra in mine.extras:
+            theirs.compute(extra)
         for name in STATE:
             theirs.rows[name].copy_(mine.rows[name][ids])
         for name, values in mine.expanded.items():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.sim.warp_fields import OUTPUTS, STATE, Field
+from robotrl.sim.warp_fields import BODY_FORCES, OUTPUTS, STATE, Field
 
 try:
     import mujoco_warp as mjw
@@ -30,6 +30,9 @@ wp.init()
 
 # a solver that stops at its iteration limit has an answer, only a less exact one
 _CAPACITY = int(mjw.OverflowType.ALL) & ~int(mjw.OverflowType.ITERATIONS | mjw.OverflowType.LS_ITERATIONS)
+
+# of mujoco-warp's ContactType, which it does not export: not one that only a sensor asked for
+_CONSTRAINT = 1
 
 Operation = Callable[[Any, Any], None]
 """Something that mujoco-warp does with its model and data."""
@@ -48,6 +51,7 @@ class Worlds:
     Attributes:
         rows: MjData field -> live (N, ...) tensor, shaped as MuJoCo's.
         expanded: MjModel field -> live (N, ...) tensor, shaped as mujoco-warp's, where worlds differ.
+        extras: `EXTRAS` fields that are computed.
         overflow: (N,) int32 bits of what was full; they stay until they are cleared.
 
     Raises:
@@ -80,6 +84,8 @@ class Worlds:
         for name in (*STATE, *OUTPUTS):
             tensor = wp.to_torch(getattr(self._d, name))
             self.rows[name] = tensor.view(num, *np.shape(getattr(template, name))).as_subclass(Field)
+        self.rows["ncon"] = torch.zeros(num, dtype=torch.int64, device=device)
+        self.extras: set[str] = set()
         self.expanded: dict[str, Tensor] = {}
         self._graphs: dict[Operation, Any] = {}
 
@@ -124,16 +130,28 @@ class Worlds:
                 self._graphs[operation] = capture.graph
             torch_stream.wait_stream(stream)
 
-    @property
-    def computes_body_forces(self) -> bool:
-        """Whether `AFTER_CONSTRAINTS` fields are computed."""
-        return bool(self._m.opt.run_rne_postconstraint)
+    def compute(self, extra: str) -> None:
+        """Compute one of `EXTRAS`, now and from now on."""
+        if extra in self.extras:
+            return
+        self.extras.add(extra)
+        if extra in BODY_FORCES and not self._m.opt.run_rne_postconstraint:
+            self._m.opt.run_rne_postconstraint = True
+            self._graphs.clear()
+            self.run(mjw.rne_postconstraint)
+        self.count_contacts()
 
-    def compute_body_forces(self) -> None:
-        """Compute `AFTER_CONSTRAINTS` fields, now and from now on."""
-        self._m.opt.run_rne_postconstraint = True
-        self._graphs.clear()
-        self.run(mjw.rne_postconstraint)
+    def count_contacts(self) -> None:
+        """Bring `ncon` up to date if it is wanted: the worlds share one list of contacts."""
+        if "ncon" not in self.extras:
+            return
+        contact = self._d.contact
+        index = torch.arange(self._d.naconmax, device=self._device)
+        kind = wp.to_torch(contact.type) & _CONSTRAINT
+        found = (index < wp.to_torch(self._d.nacon)) & (kind != 0)
+        # what lies behind the end of the list is from earlier
+        world = wp.to_torch(contact.worldid).long().clamp(0, self.num - 1)
+        self.rows["ncon"].zero_().index_add_(0, world, found.long())
 
     def full(self) -> Tensor:
         """(N,) bool: contacts or constraints were left out since `overflow` was cleared."""

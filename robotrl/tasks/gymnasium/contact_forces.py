@@ -53,7 +53,8 @@ class ContactForces:
         self._centre = sim.data("subtree_com")[:, 1]
         self._length, self._velocity = sim.data("actuator_length"), sim.data("actuator_velocity")
         self._gear = sim.param("actuator_gear")[:, :, 0]  # it may differ between simulations
-        self._motor_of_hinge = torch.from_numpy(np.argsort(sim.model.actuator_trnid[:, 0]))
+        motor_of_hinge = np.argsort(sim.model.actuator_trnid[:, 0])
+        self._motor_of_hinge = torch.from_numpy(motor_of_hinge).to(sim.device)
 
     def advance(self, ctrl: Tensor, substeps: int) -> None:
         """Advance the physics and remember from where the last physics step's solver started."""
