@@ -75,7 +75,7 @@ class VecEnv:
     def reset(self) -> Obs:
         """Start a new episode everywhere and return its first observation."""
         self._reset(self._all_ids)
-        self._observer.check()
+        self._observer.prepare()
         if self.stagger:
             self.age.copy_(torch.randint(self.max_steps, (self.num_envs,), generator=self.rng))
             self._counted.copy_(self.age == 0)
@@ -100,7 +100,7 @@ class VecEnv:
         """
         ctrl = self._to_ctrl(action)
         self.task.before_step(self.sim)
-        self.task.advance(self.sim, self._effects.before_step(ctrl).to(self.sim.device), self.substeps)
+        self._effects.advance(self.task, ctrl, self.substeps)
         failed = self.sim.failed()
 
         obs = final_obs = self._effects.observe(self._observer())

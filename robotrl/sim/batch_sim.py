@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mujoco
@@ -154,6 +155,33 @@ class BatchSim:
                 raise unknown_name(kind, name, filter(None, names))
             found = self._named[kind, name] = NamedView(self.batch, kind, name)
         return found
+
+    def assemble(self, views: Sequence[Tensor]) -> Callable[[], Tensor] | None:
+        """Return what puts live views side by side as (N, D) float32; None if one of them is not live.
+
+        Made once, it saves the slicing of every step; views that lie side by side in the state are one copy.
+        """
+        arrays = (self.batch.state, *self.batch._bound.values())
+        spans = [(array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays]
+        if not all(any(low <= view.data_ptr() < high for low, high in spans) for view in views):
+            return None
+        columns = [view if view.ndim == 2 else view.unsqueeze(1) for view in views]
+        run = self._state_columns(columns)
+        if run is None:
+            return lambda: torch.cat(columns, dim=1).float()
+        return run.float
+
+    def _state_columns(self, views: Sequence[Tensor]) -> Tensor | None:
+        """Return the (N, D) columns of the state that the views are, or None if they are no such block."""
+        state = torch.from_numpy(self.batch.state)
+        first = end = (views[0].data_ptr() - state.data_ptr()) // state.element_size()
+        for view in views:
+            start = (view.data_ptr() - state.data_ptr()) // state.element_size()
+            dense = view.stride(0) == state.stride(0) and (view.shape[1] == 1 or view.stride(1) == 1)
+            if start != end or not dense or not 0 <= start < state.shape[1]:
+                return None
+            end = start + view.shape[1]
+        return state[:, first:end]
 
     def step(self, ctrl: Tensor | None = None, substeps: int = 1, ids: Tensor | None = None) -> None:
         """Advance by `substeps` physics steps.

@@ -7,6 +7,7 @@ hand out torch tensors, so a task is written once.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import mujoco
@@ -54,6 +55,10 @@ class Sim(Protocol):
 
     def named(self, kind: str, name: str) -> Named:
         """Slices of the fields that belong to one named object."""
+        ...
+
+    def assemble(self, views: Sequence[Tensor]) -> Callable[[], Tensor] | None:
+        """What puts live views side by side as (N, D) float32, time after time; None if it cannot."""
         ...
 
     def step(self, ctrl: Tensor | None = None, substeps: int = 1, ids: Tensor | None = None) -> None:

@@ -6,7 +6,7 @@ Needs `pip install "robotrl[warp]"`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mujoco
@@ -140,6 +140,10 @@ class WarpSim:
                 raise unknown_name(kind, name, filter(None, names))
             found = self._named[kind, name] = NamedSlices(self, self._template, kind, name)
         return found
+
+    def assemble(self, views: Sequence[Tensor]) -> Callable[[], Tensor] | None:
+        """Return None: `torch.cat` is as good on a GPU."""
+        return None
 
     def step(self, ctrl: Tensor | None = None, substeps: int = 1, ids: Tensor | None = None) -> None:
         """Advance by `substeps` physics steps; see `BatchSim.step`."""

@@ -76,7 +76,11 @@ class Task(_Options, ABC):
 
     @abstractmethod
     def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:
-        """Return group -> term -> (N, size) or (N,) values in the units of `observation_terms`."""
+        """Return group -> term -> (N, size) or (N,) values in the units of `observation_terms`.
+
+        What it returns depends on `sim` alone, in every call in the same way: where all terms of a group are
+        views of the simulator's fields, `VecEnv` reads those from then on without calling this again.
+        """
 
     @abstractmethod
     def reward_terms(self, sim: Sim, action: Tensor) -> dict[str, Tensor]:
