@@ -8,6 +8,7 @@ Types, defaults, unknown keys and the checks in `__post_init__` all come from th
 from __future__ import annotations
 
 import dataclasses
+import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ def evaluation_seed(seed: int) -> int:
     return seed + 2**31
 
 
+class Backend(enum.Enum):
+    """Where the training's physics runs."""
+
+    CPU = "cpu"
+    WARP = "warp"
+
+
 @dataclass
 class RunOptions:
     """What a training run has besides its task, algorithm and policy."""
@@ -64,6 +72,8 @@ class RunOptions:
     failure_recording_steps: int = 100
     """Control steps before a divergence that its file shows, at least 0; 0 writes no files. They are kept for
     every simulation: `robotrl.sim.guard` says what memory that takes."""
+    backend: Backend = Backend.CPU
+    """cpu, or warp: mujoco-warp on an NVIDIA GPU, in float32, with robotrl[warp] installed."""
     sim_threads: int | None = None
     """Physics threads, at least 1; null for one per CPU. Results do not depend on it."""
     torch_threads: int | None = None
@@ -191,7 +201,7 @@ def _snake_case(name: str) -> str:
 
 def to_yaml(config: TrainConfig) -> str:
     """Write the resolved configuration as YAML that `from_yaml` reads back to an equal one."""
-    document = {field.name: getattr(config, field.name) for field in dataclasses.fields(RunOptions)}
+    document = {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(RunOptions)}
     targets = {
         "task": type(config.task),
         "algorithm": config.algorithm_class,

@@ -7,9 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs, Specs, Step
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.envs.vec_env import VecEnv
+from robotrl.sim.sim import MakeSim
 from robotrl.tasks.task import Task
 
 AnyTask = Task | ForeignTask
@@ -59,6 +61,7 @@ def make_env(
     seed: int = 0,
     num_threads: int | None = None,
     stagger: bool = False,
+    make_sim: MakeSim | None = None,
 ) -> Env:
     """Make N environments of a task; arguments as `VecEnv`'s.
 
@@ -67,8 +70,10 @@ def make_env(
         RobotrlError: a model or another library does not work here.
     """
     if isinstance(task, ForeignTask):
+        if make_sim is not None:
+            raise UsageError("backend=cpu is the only one for environments of other libraries")
         return task.make_env(num_envs, seed, num_threads, stagger)
-    return VecEnv(task, num_envs, seed, num_threads, stagger)
+    return VecEnv(task, num_envs, seed, num_threads, stagger, make_sim)
 
 
 def specs_of(task: AnyTask) -> Specs:

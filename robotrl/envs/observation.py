@@ -37,7 +37,7 @@ class Observer:
             raise UsageError(f"images.{group}: the task has an observation group of that name already")
 
     def __call__(self) -> Obs:
-        """Return group -> (N, D) float32, fresh tensors."""
+        """Return group -> (N, D) float32, fresh tensors on the CPU."""
         if len(self._live) == len(self._names):
             return {group: read() for group, read in self._live.items()}
         values = self._task.observe(self._sim)
@@ -92,7 +92,8 @@ def _images(task: Task, sim: Sim) -> Images | None:
 
 
 def _side_by_side(columns: list[Tensor]) -> Tensor:
-    return torch.cat([c if c.ndim == 2 else c.unsqueeze(1) for c in columns], dim=1).float()
+    columns = [column if column.ndim == 2 else column.unsqueeze(1) for column in columns]
+    return torch.cat(columns, dim=1).to("cpu", torch.float32)
 
 
 class Corruption:

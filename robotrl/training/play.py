@@ -17,6 +17,7 @@ from robotrl.core.types import Obs
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.contract import CONTRACT_FILE
 from robotrl.export.description import input_terms, output_terms, rebuild_task
+from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.rendering import has_screen
 from robotrl.tasks.task import Task
 from robotrl.training.failures import FailureRecording
@@ -149,6 +150,7 @@ def show_in_window(playback: Playback | Replay) -> None:
     """Play in MuJoCo's own viewer, in real time, until its window is closed."""
     import mujoco.viewer
 
+    assert isinstance(playback.env.sim, BatchSim)
     batch = playback.env.sim.batch
     model = batch.get_model(0)
     data = batch.get_data(0)

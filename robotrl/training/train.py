@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from robotrl.core import checkpoint
-from robotrl.core.config import TrainConfig, learner_seed
+from robotrl.core.config import Backend, TrainConfig, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.envs.env import make_env
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.export.bundle import check_exportable, export_policy
 from robotrl.export.verify import verify_bundle
+from robotrl.sim.sim import MakeSim
 from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
 from robotrl.training.evaluation import Evaluation, evaluate, evaluated_steps, save_evaluation
 from robotrl.training.exporting import provenance
@@ -101,11 +102,22 @@ def make_loop(config: TrainConfig) -> Loop:
     torch_threads = config.torch_threads or loop_class.default_torch_threads or cpus
     overlapped = loop_class is OffPolicyLoop
     sim_threads = config.sim_threads or (max(1, cpus - torch_threads) if overlapped else cpus)
-    env = make_env(config.task, config.num_envs, config.seed, sim_threads, stagger=True)
+    env = make_env(
+        config.task, config.num_envs, config.seed, sim_threads, stagger=True, make_sim=_make_sim(config)
+    )
     rng = torch.Generator().manual_seed(learner_seed(config.seed))
     policy = config.policy_class(env.specs, config.policy, rng)
     algorithm = config.algorithm_class(env.specs, policy, config.algorithm, rng)
     return loop_class(env, algorithm, config.total_steps, torch_threads)
+
+
+def _make_sim(config: TrainConfig) -> MakeSim | None:
+    """Return what makes the simulator, None for the CPU's."""
+    if config.backend is Backend.CPU:
+        return None
+    from robotrl.sim.warp_sim import WarpSim  # an extra, and seconds to import
+
+    return WarpSim
 
 
 def _run(
