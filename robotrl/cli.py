@@ -6,18 +6,20 @@ command needs it, so that `robotrl --help` answers at once.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import robotrl
+from robotrl.cli_actuator_net import actuator_net
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
+from robotrl.terminal import command_parser as _parser
+from robotrl.terminal import print_table as _table
 
 _INTERRUPTED = 130
 _KINDS = {
@@ -34,18 +36,19 @@ Train robot controllers in simulation, verify them, ship them as one file.
 usage: robotrl COMMAND [ARGUMENTS] [--debug]
 
 commands:
-  list       tasks, realism, algorithms, policies or recipes that can be named
-  train      train, evaluate, export and verify; continue with --resume
-  evaluate   score a trained policy on fresh episodes
-  export     write a run's policy as a bundle that needs neither torch nor MuJoCo
-  verify     check that a bundle does what the trained policy did
-  play       watch a policy, or record it
-  report     write a run's learning curves and facts as one HTML page
+  list          tasks, realism, algorithms, policies or recipes that can be named
+  train         train, evaluate, export and verify; continue with --resume
+  evaluate      score a trained policy on fresh episodes
+  export        write a run's policy as a bundle that needs neither torch nor MuJoCo
+  verify        check that a bundle does what the trained policy did
+  play          watch a policy, or record it
+  report        write a run's learning curves and facts as one HTML page
+  actuator-net  learn a joint's actuator from logs of the robot
 
 options:
-  -h, --help   this text; `robotrl COMMAND --help` explains a command
-  --version    version
-  --debug      with any command: show the traceback of an error
+  -h, --help    this text; `robotrl COMMAND --help` explains a command
+  --version     version
+  --debug       with any command: show the traceback of an error
 
 examples:
   robotrl list tasks
@@ -55,21 +58,8 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that reports its errors as every other part of the program does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see `{self.prog} --help`)")
-
-
-def _parser(command: str, summary: str, examples: str) -> _Parser:
-    return _Parser(
-        prog=f"robotrl {command}",
-        description=summary,
-        epilog="examples:\n" + "\n".join(f"  robotrl {line}" for line in examples.splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+# of the columns of a task's sizes
+_UNITS = ("", "", " Hz", " s")
 
 
 def _list(words: Sequence[str]) -> None:
@@ -77,17 +67,46 @@ def _list(words: Sequence[str]) -> None:
         "list", "Print the names that can be given to `robotrl train`.", "list tasks\nlist recipes --json"
     )
     parser.add_argument("kind", metavar="|".join(_KINDS), help="what to list")
-    parser.add_argument("--json", action="store_true", help='print [{"name": ..., "description": ...}, ...]')
+    parser.add_argument(
+        "--json", action="store_true", help='print [{"name": ..., "description": ...}, ...], tasks with sizes'
+    )
     args = parser.parse_args(words)
     if args.kind not in _KINDS:
         raise unknown_name("list", args.kind, _KINDS)
-    from robotrl.core.catalog import available
+    from robotrl.core.catalog import available, task_sizes
 
     entries = available(_KINDS[args.kind])
+    sizes = task_sizes() if args.kind == "tasks" else {}
     if args.json:
-        print(json.dumps([{"name": name, "description": text} for name, text in entries.items()], indent=2))
+        rows = [{"name": name, "description": text, **sizes.get(name, {})} for name, text in entries.items()]
+        print(json.dumps(rows, indent=2))
+    elif sizes:
+        _table(
+            ["tasks", "observation", "action", "control", "episode", "description"],
+            [
+                (name, *(f"{value:g}{unit}" for value, unit in zip(size.values(), _UNITS, strict=True)), text)
+                for name, text in entries.items()
+                for size in [sizes[name]]
+            ],
+        )
+        _list_foreign()
     else:
         _table([args.kind, "description"], entries.items())
+
+
+def _list_foreign() -> None:
+    """Print how environments of other libraries are named, and EnvPool's catalogue where it is installed."""
+    from robotrl.core.catalog import available
+    from robotrl.envs.foreign.envpool_catalog import robot_tasks
+
+    libraries = available("task/foreign").items()
+    _table(["task of another library", "description"], [(f"{name}:ID", text) for name, text in libraries])
+    families = robot_tasks()
+    if families:
+        _table(
+            ["envpool:ID", "robots; more is in envpool.list_all_envs()"],
+            [(family, " ".join(ids)) for family, ids in families.items()],
+        )
 
 
 def _train(words: Sequence[str]) -> None:
@@ -100,6 +119,7 @@ into a new folder below runs/; nothing that exists is overwritten. Ctrl-C stops 
 What to train is said by key=value words; later ones win:
   recipe=NAME                  a proven combination (robotrl list recipes)
   task=NAME algorithm=NAME     or your own (robotrl list tasks, robotrl list algorithms)
+  task=gymnasium:Pendulum-v1   an environment of another library (robotrl list tasks)
   policy=NAME                  in place of the algorithm's default policy
   task._target_=package.module.Class   a task of yours, importable from the current folder
   seed=3 total_steps=2e6 num_envs=256  options of the run (all of them: --cfg)
@@ -197,7 +217,6 @@ def _evaluate(words: Sequence[str]) -> None:
         "--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side"
     )
     args = parser.parse_args(words)
-    _at_least("--episodes", args.episodes, 1)
     _check_seed(args.seed)
     from robotrl.training.evaluation import evaluate_run
 
@@ -252,7 +271,12 @@ def _verify(words: Sequence[str]) -> None:
     from robotrl.export.verify import verify_bundle
     from robotrl.training.exporting import training_policy
 
-    checks = verify_bundle(args.bundle, training_policy(args.bundle))
+    policy, damage = None, None
+    try:
+        policy = training_policy(args.bundle)
+    except RobotrlError as error:
+        damage = error  # told after what is wrong with the bundle itself
+    checks = verify_bundle(args.bundle, policy)
     _table(
         ["check", "result", "detail"],
         [(check.name, "passed" if check.passed else "FAILED", check.detail) for check in checks],
@@ -262,15 +286,26 @@ def _verify(words: Sequence[str]) -> None:
         raise RobotrlError(
             f"{args.bundle}: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
         )
+    if damage is not None:
+        raise RobotrlError(
+            f"{args.bundle} is sound, but could not be compared with the trained policy: {damage}"
+        )
 
 
 def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
-        "Watch a policy: in a window where there is a screen, else in a browser at a loopback address.",
-        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4",
+        "Watch a policy, or what led to a failure in training: in a window where there is a screen, else in\n"
+        "a browser at a loopback address.",
+        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4\n"
+        "play runs/NAME/failures/step_000000081920_sim_00007.safetensors",
     )
-    parser.add_argument("path", metavar="RUN|BUNDLE", type=Path, help="folder of a run or a bundle")
+    parser.add_argument(
+        "path",
+        metavar="RUN|BUNDLE|FAILURE",
+        type=Path,
+        help="folder of a run or a bundle, or a file in the run's folder `failures`",
+    )
     parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
     parser.add_argument(
         "--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side"
@@ -308,12 +343,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "verify": _verify,
     "play": _play,
     "report": _report,
+    "actuator-net": actuator_net,
 }
-
-
-def _at_least(option: str, value: int, low: int) -> None:
-    if value < low:
-        raise UsageError(f"{option} must be at least {low}, got {value}")
 
 
 def _check_seed(seed: int) -> None:
@@ -321,20 +352,6 @@ def _check_seed(seed: int) -> None:
 
     if not 0 <= seed < SEEDS:
         raise UsageError(f"--seed must be at least 0 and below 2^30, got {seed}")
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for title in header:
-        table.add_column(title, overflow="fold")  # a path is worth nothing with its end cut off
-    for row in rows:
-        table.add_row(*row)
-    # a pipe has no width: nothing is folded there
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
 def _run(words: list[str]) -> None:

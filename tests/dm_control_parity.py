@@ -56,6 +56,12 @@ def copy_state(sim: BatchSim, row: int, physics: Any) -> None:
     """Put the state and the per-simulation model fields of one of ours into dm_control's physics."""
     for field, values in sim._expanded().items():
         getattr(physics.model, field)[...] = values[row].numpy()
+    if sim.model.nhfield > 1:
+        # our simulations choose one of several height fields, dm_control's model has one
+        geom = sim.named("geom", "terrain").id
+        chosen = sim.model.hfield_data.reshape(sim.model.nhfield, -1)[physics.model.geom_dataid[geom]]
+        physics.model.hfield_data[...] = chosen
+        physics.model.geom_dataid[geom] = 0
     mujoco.mj_setState(physics.model.ptr, physics.data.ptr, sim.batch.state[row], INTEGRATION)
     physics.forward()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +18,7 @@ from hydra import initialize_config_dir
 from robotrl import compose as composing
 from robotrl.compose import compose, compose_task, split_sweep
 from robotrl.core.catalog import available
-from robotrl.core.config import SEEDS, RunOptions, evaluation_seed, from_yaml, learner_seed, to_yaml
+from robotrl.core.config import SEEDS, Backend, RunOptions, evaluation_seed, from_yaml, learner_seed, to_yaml
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.paths import ASSETS, CONFIGS
 from robotrl.core.schema import fill, plain
@@ -167,9 +169,9 @@ def test_sweep_expands_every_combination(toy_configs: Path) -> None:
         ("task.speed_m_s=-1", "task: speed_m_s must be at least 0, got -1.0"),
         ("seed=-1", "seed must be at least 0, got -1"),
         ("seed=1073741824", "seed must be below 2^30, got 1073741824"),
-        ("checkpoint_every_s=0", "checkpoint_every_s must be above 0 s, got 0.0"),
+        ("checkpoint_every_s=0", "checkpoint_every_s must be above 0, got 0.0"),
         ("checkpoint_every_s=.nan", "checkpoint_every_s: expected float, got '.nan'"),
-        ("checkpoint_every_s=nan", "checkpoint_every_s must be above 0 s, got nan"),
+        ("checkpoint_every_s=nan", "checkpoint_every_s must be finite, got nan"),
         ("num_envs=0", "num_envs must be at least 1, got 0"),
         ("policy._target_=nope.Policy", "policy target 'nope.Policy': there is no module 'nope'"),
         ("policy._target_=Policy", "expected an import path such as package.module.Class"),
@@ -217,6 +219,15 @@ def test_plain_is_the_inverse_of_fill() -> None:
         "noise": {"std": 0.0},
     }
     assert fill(ToyTask, plain(task), "task") == task
+
+
+@pytest.mark.parametrize("name", ["arm.xml", "models/it's {a} robot, v\\2: $x.xml"])
+def test_a_file_in_the_package_of_its_task_is_saved_by_the_package(name: str, tmp_path: Path) -> None:
+    task = ToyTask(mjcf=Path(__file__).parent / name)
+    text = to_yaml(dataclasses.replace(compose(["task=pendulum_swingup", "algorithm=ppo"]), task=task))
+    assert str(Path(__file__).parent) not in text, "an absolute path of this machine was saved"
+    (tmp_path / "config.yaml").write_text(text)
+    assert from_yaml(tmp_path / "config.yaml").task == task
 
 
 @pytest.mark.parametrize("task", available("task"))
@@ -281,6 +292,21 @@ def test_every_run_option_is_documented() -> None:
     for option in dataclasses.fields(RunOptions):
         declaration = source.index(f"    {option.name}: ")
         assert source[declaration:].split("\n")[1].startswith('    """'), option.name
+
+
+def test_the_backend_is_chosen_by_name(toy_configs: Path, tmp_path: Path) -> None:
+    assert compose(["task=toy", "algorithm=toy"]).backend is Backend.CPU
+    config = compose(["task=toy", "algorithm=toy", "backend=warp"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert from_yaml(tmp_path / "config.yaml").backend is config.backend is Backend.WARP
+    with pytest.raises(UsageError, match="backend: expected one of cpu, warp, got 'gpu'"):
+        compose(["task=toy", "algorithm=toy", "backend=gpu"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mujoco_warp") is not None, reason="mujoco-warp is installed")
+def test_the_warp_backend_names_its_extra() -> None:
+    with pytest.raises(RobotrlError, match=r'pip install "robotrl\[warp\]"'):
+        importlib.import_module("robotrl.sim.warp_sim")
 
 
 def test_environments_learner_and_evaluation_never_draw_the_same_numbers():

@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IDS = [page.name for page in PAGES]
 
 sys.path.append(str(ROOT / "scripts"))
-from make_task_table import TABLE, task_table  # noqa: E402
+from make_task_table import SIZES, TABLE, sizes_text, task_sizes, task_table  # noqa: E402
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -38,22 +38,11 @@ def one_cpu() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a few steps."""
-    folder = tmp_path_factory.mktemp("readme")
-    options = "total_steps=128 num_envs=4 eval_episodes=2 task.episode_length_s=0.4 algorithm.num_steps=16"
-    words = ["task=pendulum_swingup", "algorithm=ppo", *options.split(), f"runs_dir={folder}"]
-    assert main(["train", *words, "algorithm.hidden=[8]", "policy.hidden=[8]"]) == 0
-    (config,) = folder.rglob("config.yaml")
-    return config.parent
-
-
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_python_runs(page: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs(page: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions print what they show, programs run, and indented excerpts are of the example package."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(run / "bundle", tmp_path / "bundle")
+    shutil.copytree(trained / "bundle", tmp_path / "bundle")
     names: dict[str, object] = {}
     for number, code in enumerate(blocks(page, "python")):
         name = f"{page.name}, block {number}"
@@ -71,12 +60,16 @@ def test_python_runs(page: Path, run: Path, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_work(
-    page: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Training is composed only; everything else really runs, in the order of the page."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLE)
-    copy = shutil.copytree(run, tmp_path / "RUN")
+    copy = shutil.copytree(trained, tmp_path / "RUN")
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for line in "".join(blocks(page, "console")).splitlines():
         assert line.startswith("$ "), line
@@ -91,7 +84,7 @@ def test_commands_work(
                 shutil.rmtree(copy / "evaluation")  # as if it had been stopped before its end
             composes = words[0] == "train" and not {"--resume", "--cfg"} & set(words)
             assert main([*words, "--cfg"] if composes else words) == 0, f"{line}\n{capsys.readouterr().err}"
-    assert from_yaml(copy / "config.yaml") == from_yaml(run / "config.yaml")
+    assert from_yaml(copy / "config.yaml") == from_yaml(trained / "config.yaml")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -108,5 +101,7 @@ def test_map_names_every_folder() -> None:
     assert named == parts | shipped
 
 
-def test_task_table_is_current() -> None:
-    assert TABLE.read_text(encoding="utf-8") == task_table(), "run python scripts/make_task_table.py"
+def test_task_table_and_sizes_are_current() -> None:
+    sizes = task_sizes()
+    assert TABLE.read_text(encoding="utf-8") == task_table(sizes), "run python scripts/make_task_table.py"
+    assert SIZES.read_text(encoding="utf-8") == sizes_text(sizes), "run python scripts/make_task_table.py"

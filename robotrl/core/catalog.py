@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from robotrl.core.paths import CONFIGS
 
 GROUPS = ("task", "realism", "algorithm", "policy", "recipe")
+
+SIZES = CONFIGS / "task" / "sizes.json"
+
+
+def task_sizes() -> dict[str, dict[str, Any]]:
+    """Return task -> `observation` and `action` sizes, `control_hz` and `episode_s` of the shipped tasks."""
+    sizes: dict[str, dict[str, Any]] = json.loads(SIZES.read_text(encoding="utf-8"))
+    return sizes
 
 
 def available(group: str) -> dict[str, str]:

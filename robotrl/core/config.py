@@ -8,6 +8,7 @@ Types, defaults, unknown keys and the checks in `__post_init__` all come from th
 from __future__ import annotations
 
 import dataclasses
+import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from robotrl.core import checks
 from robotrl.core.catalog import GROUPS
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.schema import fill, first_line, load_target, path_of, plain, schema_of, unknown_key
@@ -36,6 +38,13 @@ def evaluation_seed(seed: int) -> int:
     return seed + 2**31
 
 
+class Backend(enum.Enum):
+    """Where the training's physics runs."""
+
+    CPU = "cpu"
+    WARP = "warp"
+
+
 @dataclass
 class RunOptions:
     """What a training run has besides its task, algorithm and policy."""
@@ -47,7 +56,7 @@ class RunOptions:
     seed: int = 0
     """Of every random draw of the run, at least 0 and below 2^30."""
     num_envs: int | None = None
-    """Simulations stepped together, at least 1; null for the algorithm's default."""
+    """Simulations stepped together, at least 1; null for the algorithm's default, at most the task's."""
     total_steps: int = 1_000_000
     """Length of the training, environment steps over all simulations, at least 1."""
     eval_every: int = 0
@@ -60,6 +69,11 @@ class RunOptions:
     """Time between two checkpoints, s, above 0."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept, at least 1."""
+    failure_recording_steps: int = 100
+    """Control steps before a divergence that its file shows, at least 0; 0 writes no files. They are kept for
+    every simulation: `robotrl.sim.guard` says what memory that takes."""
+    backend: Backend = Backend.CPU
+    """cpu, or warp: mujoco-warp on an NVIDIA GPU, in float32, with robotrl[warp] installed."""
     sim_threads: int | None = None
     """Physics threads, at least 1; null for one per CPU. Results do not depend on it."""
     torch_threads: int | None = None
@@ -76,18 +90,14 @@ class RunOptions:
     """Evaluation return the run should reach; null for none."""
 
     def __post_init__(self) -> None:
-        for name in ("total_steps", "eval_episodes", "keep_checkpoints"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("num_envs", "sim_threads", "torch_threads"):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        for name in ("seed", "eval_every", "eval_seed"):
-            _at_least(name, getattr(self, name), 0)
+        checks.at_least(self, 1, "total_steps", "eval_episodes", "keep_checkpoints")
+        checks.at_least(self, 1, "num_envs", "sim_threads", "torch_threads")
+        checks.at_least(self, 0, "seed", "eval_every", "eval_seed", "failure_recording_steps")
+        checks.above(self, 0, "checkpoint_every_s")
+        checks.finite(self, "target_return")
         for name in ("seed", "eval_seed"):
             if getattr(self, name) >= SEEDS:
                 raise ValueError(f"{name} must be below 2^30, got {getattr(self, name)}")
-        if not 0 < self.checkpoint_every_s < float("inf"):
-            raise ValueError(f"checkpoint_every_s must be above 0 s, got {self.checkpoint_every_s}")
         if not self.runs_dir:
             raise ValueError("runs_dir must name a folder, got ''")
 
@@ -108,11 +118,6 @@ class TrainConfig(RunOptions):
     """Class of the policy; `policy` is an instance of its `config_class`."""
     policy: Any
     """Policy configuration."""
-
-
-def _at_least(name: str, value: int, low: int) -> None:
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
 def resolve(composed: DictConfig) -> TrainConfig:
@@ -142,7 +147,9 @@ def resolve(composed: DictConfig) -> TrainConfig:
     options = vars(fill(RunOptions, run_options, ""))
     options["task_name"] = options["task_name"] or _snake_case(task_class.__name__)
     if options["num_envs"] is None:
-        options["num_envs"] = algorithm_class.default_num_envs
+        # copies of a single environment take memory and time that simulations of a batch do not
+        most = getattr(task_class, "max_default_num_envs", algorithm_class.default_num_envs)
+        options["num_envs"] = min(algorithm_class.default_num_envs, most)
     return TrainConfig(
         task=fill(schemas["task"], task_options, "task"),
         algorithm_class=algorithm_class,
@@ -194,7 +201,7 @@ def _snake_case(name: str) -> str:
 
 def to_yaml(config: TrainConfig) -> str:
     """Write the resolved configuration as YAML that `from_yaml` reads back to an equal one."""
-    document = {field.name: getattr(config, field.name) for field in dataclasses.fields(RunOptions)}
+    document = {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(RunOptions)}
     targets = {
         "task": type(config.task),
         "algorithm": config.algorithm_class,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -15,8 +16,24 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from robotrl.core.errors import UsageError, nearest
 from robotrl.core.paths import ASSETS
 
-# lets a saved configuration name shipped files so that it still holds on another machine
+
+def _home(package: str) -> Path | None:
+    """Return the folder of a top-level package, or of a plain module's file; None where there is none."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # __main__
+        return None
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+def _package_file(package: str, file: str) -> str:
+    # that the package is missing is said where its class is loaded
+    return str((_home(package) or Path()) / file)
+
+
+# let a saved configuration name shipped files and a package's own so that it holds on another machine
 OmegaConf.register_new_resolver("assets", lambda file: str(ASSETS / file), replace=True)
+OmegaConf.register_new_resolver("package", _package_file, replace=True)
 
 
 def load_target(target: str, kind: str) -> Any:
@@ -143,23 +160,37 @@ def _spelled(member: enum.Enum) -> str:
     return member.name.lower()
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, package: str = "") -> Any:
     """Turn the fields of a dataclass instance into what YAML holds; the inverse of `fill`.
 
-    Paths of shipped files become a reference that any machine can resolve.
+    Paths of shipped files, and of files in the dataclass's own package, become references that hold on
+    any machine where the package is.
+
+    Args:
+        value: the instance, or a field's value.
+        package: for a field's value, the top-level package of its dataclass.
     """
     if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        package = type(value).__module__.partition(".")[0]
+        return {field.name: plain(getattr(value, field.name), package) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, package) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, package) for item in value]
     if isinstance(value, enum.Enum):
         return _spelled(value)
-    if isinstance(value, Path):
-        shipped = value.is_relative_to(ASSETS)
-        return f"${{assets:{value.relative_to(ASSETS).as_posix()}}}" if shipped else str(value)
-    return value
+    return _reference(value, package) if isinstance(value, Path) else value
+
+
+def _reference(file: Path, package: str) -> str:
+    """Name a file by a resolver of this module where one knows it, else by its path."""
+    if file.is_relative_to(ASSETS):
+        return f"${{assets:{file.relative_to(ASSETS).as_posix()}}}"
+    home = _home(package) if package and file.is_absolute() else None
+    if home is None or not file.is_relative_to(home):
+        return str(file)
+    inside = file.relative_to(home).as_posix().replace("'", "\\'")
+    return f"${{package:{package},'{inside}'}}"
 
 
 def first_line(error: Exception) -> str:

@@ -12,10 +12,13 @@ from torch import Tensor
 from robotrl.core.types import Obs, ObsTerm
 from robotrl.envs.observation import ObservationPipeline
 from robotrl.sim.disturbances import Disturbances
+from robotrl.sim.guard import FailureRecorder
 from robotrl.sim.latency import Delays
+from robotrl.sim.network_actuators import NetworkActuators
 from robotrl.sim.randomization import Randomizer
 from robotrl.sim.sim import Sim
 from robotrl.tasks.realism import Measure, Realism, set_parameter
+from robotrl.tasks.task import Task
 
 # episodes over which the success rate is averaged
 _RECENT_EPISODES = 200
@@ -48,16 +51,18 @@ class Effects:
         rng: torch.Generator,
     ) -> None:
         self._realism = realism = copy.deepcopy(realism)
-        self._rng = rng
+        self._sim, self._rng = sim, rng
         self._low, self._high = action_low, action_high
         self._randomizer = Randomizer(sim, realism.randomize, control_dt_s)
         self._delays = Delays(sim, realism.actuator_delays, realism.sensor_delays)
         self._disturbances = Disturbances(sim, realism.pushes, realism.kicks, control_dt_s)
+        self._networks = NetworkActuators(sim, realism.actuators)
         self._pipeline = ObservationPipeline(sim.num_envs, terms, realism.observation_noise, realism.history)
         self._parts: dict[str, Any] = {
             "randomizer": self._randomizer,
             "delays": self._delays,
             "disturbances": self._disturbances,
+            "networks": self._networks,
             "observation": self._pipeline,
         }
         self._success_rate = 0.0
@@ -71,18 +76,38 @@ class Effects:
 
     def after_reset(self, ids: Tensor) -> None:
         """Fill the delay buffers from the drawn states; derived fields are current afterwards."""
+        self._networks.reset(ids)
         self._delays.fill(ids)
 
-    def before_step(self, ctrl: Tensor) -> Tensor:
-        """Disturb the coming control step; return the (N, A) commands that reach the actuators."""
+    def advance(
+        self, task: Task, ctrl: Tensor, substeps: int, recorder: FailureRecorder | None = None
+    ) -> None:
+        """Disturb the coming control step and advance the physics by it.
+
+        Args:
+            task: what is simulated.
+            ctrl: (N, A) float64 actuator commands in physical units.
+            substeps: physics steps in a control step.
+            recorder: remembers the state and the commands as they are once disturbed.
+        """
         self._randomizer.step(self._rng)
         self._disturbances.step(self._rng)
-        share = self._realism.action_noise
-        if not share:
-            return ctrl
+        if self._realism.action_noise:
+            ctrl = self._noisy(ctrl)
+        if recorder is not None:
+            recorder.record(ctrl)
+        sent = ctrl.to(self._sim.device)
+        if not self._networks:
+            task.advance(self._sim, sent, substeps)
+            return
+        for _ in range(substeps):
+            self._networks.apply(ctrl)
+            task.advance(self._sim, sent, 1)
+
+    def _noisy(self, ctrl: Tensor) -> Tensor:
         noise = torch.randn(ctrl.shape, dtype=ctrl.dtype, generator=self._rng)
         # actuators take no command beyond their range, whatever disturbs it
-        noisy = ctrl + share * (self._high - self._low) / 2 * noise
+        noisy = ctrl + self._realism.action_noise * (self._high - self._low) / 2 * noise
         return torch.clamp(noisy, self._low, self._high)
 
     def first(self, obs: Obs, ids: Tensor) -> Obs:

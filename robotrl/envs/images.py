@@ -9,9 +9,9 @@ from torch import Tensor
 
 from robotrl.core.errors import UsageError
 from robotrl.sim.batch_renderer import BatchRenderer
-from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.cameras import ImageKind, ImageTerm, View, clip_range_m
 from robotrl.sim.rendering import Quality
+from robotrl.sim.sim import Sim
 
 
 class Images:
@@ -27,7 +27,7 @@ class Images:
         RobotrlError: the graphics library is missing or fails.
     """
 
-    def __init__(self, sim: BatchSim, terms: Mapping[str, ImageTerm], num_threads: int | None = None) -> None:
+    def __init__(self, sim: Sim, terms: Mapping[str, ImageTerm], num_threads: int | None = None) -> None:
         self.terms = dict(terms)
         self._range_m = {}
         for group, term in self.terms.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.types import Obs, ObsTerm
+from robotrl.envs.images import Images
+from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.draws import Distribution, draw, matching
 from robotrl.sim.sim import Sim
 from robotrl.tasks.realism import ObservationNoise
@@ -28,25 +30,48 @@ class Observer:
     def __init__(self, task: Task, sim: Sim, terms: Mapping[str, tuple[ObsTerm, ...]]) -> None:
         self._task, self._sim, self._terms = task, sim, terms
         self._names = {group: [term.name for term in named] for group, named in terms.items()}
+        # groups that are views of the simulator's memory: reading them needs no call of the task
+        self._live: dict[str, Callable[[], Tensor]] = {}
+        self._images = _images(task, sim)
+        for group in task.images.keys() & terms.keys():
+            raise UsageError(f"images.{group}: the task has an observation group of that name already")
 
     def __call__(self) -> Obs:
-        """Return group -> (N, D) float32, fresh tensors."""
+        """Return group -> (N, D) float32, fresh tensors on the CPU."""
+        if len(self._live) == len(self._names):
+            return {group: read() for group, read in self._live.items()}
         values = self._task.observe(self._sim)
-        obs = {}
-        for group, names in self._names.items():
-            named = values[group]
-            columns = [named[name] for name in names]
-            columns = [column if column.ndim == 2 else column.unsqueeze(1) for column in columns]
-            obs[group] = torch.cat(columns, dim=1).float()
-        return obs
+        return {
+            group: self._live[group]() if group in self._live else _side_by_side(self._columns(values, group))
+            for group in self._names
+        }
 
-    def check(self) -> None:
+    def images(self, ids: Tensor | None = None) -> Obs:
+        """Return the pictures of simulations `ids`, or of all: group -> (n, height, width, channels)."""
+        return {} if self._images is None else self._images.observe(ids)
+
+    def _columns(self, values: Mapping[str, Mapping[str, Tensor]], group: str) -> list[Tensor]:
+        named = values[group]
+        return [named[name] for name in self._names[group]]
+
+    def prepare(self) -> None:
+        """Check the shapes of the task's values and find those that are views of the simulator's memory.
+
+        Raises:
+            UsageError: see `_check`.
+        """
+        values = self._task.observe(self._sim)
+        self._check(values)
+        found = {group: self._sim.assemble(self._columns(values, group)) for group in self._names}
+        self._live = {group: read for group, read in found.items() if read is not None}
+
+    def _check(self, values: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Refuse values of another shape than their term: they would be repeated silently.
 
         Raises:
             UsageError: says which, and which shape was expected.
         """
-        values, num_envs = self._task.observe(self._sim), self._sim.num_envs
+        num_envs = self._sim.num_envs
         for group, terms in self._terms.items():
             for term in terms:
                 value = values.get(group, {}).get(term.name)
@@ -56,6 +81,19 @@ class Observer:
                         f"{type(self._task).__name__}.observe must return {group}/{term.name} with shape "
                         f"({num_envs}, {term.size}), got {shape or 'nothing'}"
                     )
+
+
+def _images(task: Task, sim: Sim) -> Images | None:
+    if not task.images:
+        return None
+    if not isinstance(sim, BatchSim):
+        raise UsageError(f"images are drawn of simulations on the CPU, not of {type(sim).__name__}")
+    return Images(sim, task.images)
+
+
+def _side_by_side(columns: list[Tensor]) -> Tensor:
+    columns = [column if column.ndim == 2 else column.unsqueeze(1) for column in columns]
+    return torch.cat(columns, dim=1).to("cpu", torch.float32)
 
 
 class Corruption:

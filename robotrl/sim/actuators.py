@@ -1,7 +1,7 @@
 """Actuators of a model replaced before it is compiled: what drives a joint on the real robot.
 
-All are MuJoCo's own, evaluated at every physics step: servos close their loop at the physics rate
-whatever the control rate.
+All are evaluated at every physics step: servos close their loop at the physics rate whatever the control
+rate. They are MuJoCo's own, except learned ones, whose torque `network_actuators` sets.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import mujoco
 
 from robotrl.core.checks import above, at_least
-from robotrl.core.errors import UsageError
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.sim.actuator_network import ActuatorNetwork
 from robotrl.sim.draws import matching
 
 
@@ -25,6 +27,7 @@ class Kind(enum.Enum):
     POSITION = "position"
     VELOCITY = "velocity"
     DC_MOTOR = "dc_motor"
+    NETWORK = "network"
 
 
 _MOTOR = ("stall_torque_nm", "no_load_speed_rad_s")
@@ -36,7 +39,7 @@ class Actuator:
 
     kind: Kind
     """torque; position (PD servo); velocity (P servo); dc_motor (position servo whose torque is bounded by
-    the torque-speed line of a motor)."""
+    the torque-speed line of a motor); network (position servo learned from logs of the real joint)."""
     names: str = ".*"
     """Regular expression that the whole name of an actuator matches."""
     kp: float | None = None
@@ -44,18 +47,20 @@ class Actuator:
     kd: float | None = None
     """Velocity gain, N m s/rad (N s/m for slides); needed by position, velocity and dc_motor."""
     torque_limit_nm: float | None = None
-    """Largest torque, N m (N for slides); null for none."""
+    """Largest torque, N m (N for slides); null for none, and for the largest in the logs of a network."""
     stall_torque_nm: float | None = None
     """Torque of a dc_motor at standstill and full voltage, N m; it falls linearly with speed."""
     no_load_speed_rad_s: float | None = None
     """Speed at which a dc_motor at full voltage has no torque left, rad/s."""
     time_constant_s: float | None = None
-    """Of a first-order lag between command and effect, s; null for none. Not for dc_motor."""
+    """Of a first-order lag between command and effect, s; null for none. Not for dc_motor and network."""
     armature_kg_m2: float | None = None
     """Reflected rotor inertia (rotor inertia times gear ratio squared), kg m^2 (kg for slides)."""
     command_range: tuple[float, float] | None = None
     """Commands for an action of -1 and 1: N m, rad (m) or rad/s (m/s). Null: the torque limit for torque, the
-    joint's range for position and dc_motor."""
+    joint's range for position, dc_motor and network."""
+    network: Path | None = None
+    """File that `robotrl actuator-net` made; needed by network."""
 
     def __post_init__(self) -> None:
         above(self, 0.0, "kp", "torque_limit_nm", "time_constant_s", *_MOTOR)
@@ -65,12 +70,14 @@ class Actuator:
             Kind.POSITION: ("kp", "kd"),
             Kind.VELOCITY: ("kd", "command_range"),
             Kind.DC_MOTOR: ("kp", "kd", *_MOTOR),
+            Kind.NETWORK: ("network",),
         }[self.kind]
         unused = {
-            Kind.TORQUE: ("kp", "kd", *_MOTOR),
-            Kind.POSITION: _MOTOR,
-            Kind.VELOCITY: ("kp", *_MOTOR),
-            Kind.DC_MOTOR: ("time_constant_s",),
+            Kind.TORQUE: ("kp", "kd", *_MOTOR, "network"),
+            Kind.POSITION: (*_MOTOR, "network"),
+            Kind.VELOCITY: ("kp", *_MOTOR, "network"),
+            Kind.DC_MOTOR: ("time_constant_s", "network"),
+            Kind.NETWORK: ("kp", "kd", *_MOTOR, "time_constant_s"),
         }[self.kind]
         for name in needed:
             if getattr(self, name) is None:
@@ -113,6 +120,8 @@ def _replace(spec: mujoco.MjSpec, actuator: mujoco.MjsActuator, chosen: Actuator
         actuator.set_to_position(kp=chosen.kp, kv=chosen.kd)
     elif chosen.kind is Kind.VELOCITY:
         actuator.set_to_velocity(kv=chosen.kd)
+    elif chosen.kind is Kind.NETWORK:
+        _set_network(actuator, joint, where)
     else:
         actuator.set_to_motor()
     if chosen.time_constant_s is not None:
@@ -120,9 +129,10 @@ def _replace(spec: mujoco.MjSpec, actuator: mujoco.MjsActuator, chosen: Actuator
         actuator.dynprm[0] = chosen.time_constant_s
     actuator.gear[:] = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     actuator.ctrllimited, actuator.ctrlrange[:] = True, command_range
-    if chosen.torque_limit_nm is not None:
+    limit_nm = _torque_limit_nm(chosen, where)
+    if limit_nm is not None:
         actuator.forcelimited = True
-        actuator.forcerange[:] = [-chosen.torque_limit_nm, chosen.torque_limit_nm]
+        actuator.forcerange[:] = [-limit_nm, limit_nm]
     if chosen.armature_kg_m2 is not None:
         joint.armature = chosen.armature_kg_m2
 
@@ -137,6 +147,25 @@ def _set_dc_motor(actuator: mujoco.MjsActuator, chosen: Actuator) -> None:
         controller=[chosen.kp, 0.0, chosen.kd, 0.0, 0.0, full_voltage],
         ctrlspec=int(mujoco.mjtCtrlInput.mjINPUT_POS),
     )
+
+
+def _set_network(actuator: mujoco.MjsActuator, joint: mujoco.MjsJoint, where: str) -> None:
+    """Make an actuator whose command does nothing by itself and whose bias force is set from outside."""
+    if int(joint.type) not in (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)):
+        raise UsageError(f"{where}: joint {joint.name!r} is neither a hinge nor a slide")
+    actuator.set_to_motor()
+    actuator.gainprm[0] = 0.0
+    actuator.biastype = mujoco.mjtBias.mjBIAS_AFFINE
+
+
+def _torque_limit_nm(chosen: Actuator, where: str) -> float | None:
+    if chosen.network is None:
+        return chosen.torque_limit_nm
+    try:
+        learned_nm = ActuatorNetwork.load(chosen.network).torque_limit_nm
+    except RobotrlError as error:
+        raise UsageError(f"{where}: {error}") from error
+    return learned_nm if chosen.torque_limit_nm is None else min(learned_nm, chosen.torque_limit_nm)
 
 
 def _command_range(

@@ -18,9 +18,9 @@ import mujoco
 import numpy as np
 
 from robotrl.core.errors import UsageError
-from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.cameras import FreeCamera, View, find_camera
 from robotrl.sim.rendering import Canvas, Quality, Snapshot
+from robotrl.sim.sim import Sim
 
 _Jobs = SimpleQueue[Callable[[Canvas], None] | None]
 _Camera: TypeAlias = mujoco.MjvCamera | FreeCamera
@@ -46,7 +46,7 @@ class BatchRenderer:
 
     def __init__(
         self,
-        sim: BatchSim,
+        sim: Sim,
         views: Sequence[View],
         quality: Quality = Quality.FAST,
         num_threads: int | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mujoco
@@ -17,7 +18,7 @@ from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.sim.sim import Stage
 
 # MuJoCo treats |x| above this as a diverged simulation (mjMAXVAL)
-_MAX_ABS_STATE = 1e10
+MAX_ABS_STATE = 1e10
 
 # `failed` reports a diverged simulation; left alone, MuJoCo would also print it and write MUJOCO_LOG.TXT
 # into the working directory
@@ -29,7 +30,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     torch.from_numpy(np.frombuffer(bytes(1), dtype=np.uint8))
 
-_KINDS = {
+KINDS = {
     "joint": "njnt",
     "body": "nbody",
     "geom": "ngeom",
@@ -41,17 +42,16 @@ _KINDS = {
     "light": "nlight",
 }
 
-_FATAL_WARNINGS = [
-    int(w)
-    for w in (
-        mujoco.mjtWarning.mjWARN_BADQPOS,
-        mujoco.mjtWarning.mjWARN_BADQVEL,
-        mujoco.mjtWarning.mjWARN_BADQACC,
-        mujoco.mjtWarning.mjWARN_BADCTRL,
-        mujoco.mjtWarning.mjWARN_CONTACTFULL,
-        mujoco.mjtWarning.mjWARN_CNSTRFULL,
-    )
-]
+# every warning of MuJoCo's means that its result is wrong
+_CAUSES = {
+    mujoco.mjtWarning.mjWARN_INERTIA: "singular inertia matrix",
+    mujoco.mjtWarning.mjWARN_CONTACTFULL: "more contacts than its memory holds",
+    mujoco.mjtWarning.mjWARN_CNSTRFULL: "more constraints than its memory holds",
+    mujoco.mjtWarning.mjWARN_BADQPOS: "position not finite or huge",
+    mujoco.mjtWarning.mjWARN_BADQVEL: "velocity not finite or huge",
+    mujoco.mjtWarning.mjWARN_BADQACC: "acceleration not finite or huge",
+    mujoco.mjtWarning.mjWARN_BADCTRL: "command not finite or huge",
+}
 
 
 class BatchSim:
@@ -99,6 +99,8 @@ class BatchSim:
         self._ctrl = self.data("ctrl")
         self._raised = np.zeros(num_envs, dtype=bool)
         self._warning_counts = self.batch.warning[..., 1]
+        # warning counters, raised errors and insane states at the last failure
+        self._found = (self._warning_counts.copy(), self._raised.copy(), self._raised.copy())
         self._flat_state = torch.from_numpy(self.batch.state).view(-1)
 
     def data(self, field: str) -> Tensor:
@@ -146,14 +148,41 @@ class BatchSim:
         """
         found = self._named.get((kind, name))
         if found is None:
-            if kind not in _KINDS:
-                raise unknown_name("kind of object", kind, _KINDS)
-            number = getattr(self.model, _KINDS[kind])
+            if kind not in KINDS:
+                raise unknown_name("kind of object", kind, KINDS)
+            number = getattr(self.model, KINDS[kind])
             names = [getattr(self.model, kind)(i).name for i in range(number)]
             if name not in names:
                 raise unknown_name(kind, name, filter(None, names))
             found = self._named[kind, name] = NamedView(self.batch, kind, name)
         return found
+
+    def assemble(self, views: Sequence[Tensor]) -> Callable[[], Tensor] | None:
+        """Return what puts live views side by side as (N, D) float32; None if one of them is not live.
+
+        Made once, it saves the slicing of every step; views that lie side by side in the state are one copy.
+        """
+        arrays = (self.batch.state, *self.batch._bound.values())
+        spans = [(array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays]
+        if not all(any(low <= view.data_ptr() < high for low, high in spans) for view in views):
+            return None
+        columns = [view if view.ndim == 2 else view.unsqueeze(1) for view in views]
+        run = self._state_columns(columns)
+        if run is None:
+            return lambda: torch.cat(columns, dim=1).float()
+        return run.float
+
+    def _state_columns(self, views: Sequence[Tensor]) -> Tensor | None:
+        """Return the (N, D) columns of the state that the views are, or None if they are no such block."""
+        state = torch.from_numpy(self.batch.state)
+        first = end = (views[0].data_ptr() - state.data_ptr()) // state.element_size()
+        for view in views:
+            start = (view.data_ptr() - state.data_ptr()) // state.element_size()
+            dense = view.stride(0) == state.stride(0) and (view.shape[1] == 1 or view.stride(1) == 1)
+            if start != end or not dense or not 0 <= start < state.shape[1]:
+                return None
+            end = start + view.shape[1]
+        return state[:, first:end]
 
     def step(self, ctrl: Tensor | None = None, substeps: int = 1, ids: Tensor | None = None) -> None:
         """Advance by `substeps` physics steps.
@@ -197,15 +226,26 @@ class BatchSim:
         the last substep is caught as well.
         """
         # one number clears them all: where the sum of squares is small, every |x| is; False for NaN
-        small = self._flat_state.dot(self._flat_state).item() <= _MAX_ABS_STATE**2
+        small = self._flat_state.dot(self._flat_state).item() <= MAX_ABS_STATE**2
         if small and not np.count_nonzero(self._warning_counts) and not np.count_nonzero(self._raised):
             return None
-        warned = self._warning_counts[:, _FATAL_WARNINGS].any(axis=1)
-        sane = np.abs(self.batch.state).max(axis=1) <= _MAX_ABS_STATE  # False for NaN
-        failed = self._raised | warned | ~sane
+        warned = self._warning_counts.any(axis=1)
+        insane = ~(np.abs(self.batch.state).max(axis=1) <= MAX_ABS_STATE)  # True for NaN
+        failed = self._raised | warned | insane
+        self._found = (self._warning_counts.copy(), self._raised.copy(), insane)
         self.batch.warning[failed] = 0
         self._raised[...] = False
         return torch.from_numpy(failed) if failed.any() else None
+
+    def failure_causes(self, sim_id: int) -> tuple[str, ...]:
+        """Say in words what the last call of `failed` found wrong with one simulation, before its reset."""
+        counts, raised, insane = (found[sim_id] for found in self._found)
+        causes = [text for warning, text in _CAUSES.items() if counts[int(warning)]]
+        if raised:
+            causes.append(" ".join(self.batch.error(sim_id).split()))
+        if insane and not causes:
+            causes.append("state not finite or huge")
+        return tuple(causes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that continues bit for bit: state, lagging outputs, per-simulation fields."""
@@ -213,7 +253,7 @@ class BatchSim:
         return {
             "state": torch.from_numpy(self.batch.state.copy()),
             "outputs": outputs,
-            "params": {name: values.clone() for name, values in self._expanded().items()},
+            "params": {name: values.clone() for name, values in self.expanded().items()},
             "warning": torch.from_numpy(self.batch.warning.copy()),
             "raised": torch.from_numpy(self._raised.copy()),
         }
@@ -229,7 +269,7 @@ class BatchSim:
                 f"simulator state has shape {tuple(state['state'].shape)}, this model with "
                 f"{self.num_envs} simulations needs {self.batch.state.shape}: same model and num_envs?"
             )
-        for name in self._expanded().keys() - state["params"].keys():
+        for name in self.expanded().keys() - state["params"].keys():
             owner, field = (self.model.opt, name[4:]) if name.startswith("opt.") else (self.model, name)
             self.param(name).copy_(torch.from_numpy(np.asarray(getattr(owner, field))))
         for name, values in state["params"].items():
@@ -242,7 +282,7 @@ class BatchSim:
         self.batch.warning[...] = state["warning"].numpy()
         self._raised[...] = state["raised"].numpy()
 
-    def _expanded(self) -> dict[str, Tensor]:
+    def expanded(self) -> dict[str, Tensor]:
         """Return the MjModel fields that differ between simulations, derived constants included."""
         values = {name: self.batch.expanded(name) for name in sorted(mujoco_batch.MODEL_FIELDS)}
         return {name: torch.from_numpy(array) for name, array in values.items() if array is not None}

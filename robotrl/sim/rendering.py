@@ -23,9 +23,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from robotrl.core.errors import RobotrlError
+from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.cameras import FreeCamera, ImageKind, View, clip_range_m, find_camera
+from robotrl.sim.sim import Sim
 
 _MAX_GEOMS = 10_000
 _EVERYTHING = int(mujoco.mjtCatBit.mjCAT_ALL)
@@ -78,9 +79,14 @@ class Snapshot:
 
     Args:
         sim: the simulations.
+
+    Raises:
+        UsageError: they run on another backend than the CPU's.
     """
 
-    def __init__(self, sim: BatchSim) -> None:
+    def __init__(self, sim: Sim) -> None:
+        if not isinstance(sim, BatchSim):
+            raise UsageError("pictures need the cpu backend")
         self._batch = sim.batch
         self.model = copy.copy(sim.model)
         self.data = mujoco.MjData(self.model)
@@ -183,13 +189,14 @@ class Renderer:
         quality: see `Quality`.
 
     Raises:
-        UsageError: the model has no such camera, or the size is not positive.
+        UsageError: the model has no such camera, the size is not positive, or the simulations run on
+            another backend than the CPU's.
         RobotrlError: the graphics library is missing or fails.
     """
 
     def __init__(
         self,
-        sim: BatchSim,
+        sim: Sim,
         width: int,
         height: int,
         camera: str | int | FreeCamera | None = None,

@@ -7,6 +7,7 @@ hand out torch tensors, so a task is written once.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import mujoco
@@ -56,6 +57,10 @@ class Sim(Protocol):
         """Slices of the fields that belong to one named object."""
         ...
 
+    def assemble(self, views: Sequence[Tensor]) -> Callable[[], Tensor] | None:
+        """What puts live views side by side as (N, D) float32, time after time; None if it cannot."""
+        ...
+
     def step(self, ctrl: Tensor | None = None, substeps: int = 1, ids: Tensor | None = None) -> None:
         """Advance by `substeps` physics steps."""
         ...
@@ -73,7 +78,7 @@ class Sim(Protocol):
         ...
 
     def failed(self) -> Tensor | None:
-        """(N,) bool: diverged or over capacity since the last call; None where none did."""
+        """(N,) bool on the CPU: diverged or over capacity since the last call; None where none did."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,4 +87,12 @@ class Sim(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
+        ...
+
+
+class MakeSim(Protocol):
+    """What makes a simulator: `BatchSim`, `WarpSim`, either with some arguments given."""
+
+    def __call__(self, model: mujoco.MjModel, num_envs: int, *, stage: Stage) -> Sim:
+        """Return `num_envs` simulations of `model`."""
         ...

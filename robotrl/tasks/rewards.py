@@ -29,9 +29,14 @@ def long_tail(x: Tensor, value_at_1: float) -> Tensor:
     return 1.0 / (1.0 + x.square() * (1.0 / value_at_1 - 1.0))
 
 
+def reciprocal(x: Tensor, value_at_1: float) -> Tensor:
+    """1 / (1 + x s) for x >= 0, with s such that it is `value_at_1` at x = 1."""
+    return 1.0 / (1.0 + x * (1.0 / value_at_1 - 1.0))
+
+
 def linear(x: Tensor, value_at_1: float) -> Tensor:
-    """1 - x s for x >= 0, cut at 0, with s such that it is `value_at_1` at x = 1."""
-    return (1.0 - x * (1.0 - value_at_1)).clamp(min=0.0)
+    """1 - x s, cut at 0 and 1, with s such that it is `value_at_1` at x = 1."""
+    return (1.0 - x * (1.0 - value_at_1)).clamp(0.0, 1.0)
 
 
 def quadratic(x: Tensor, value_at_1: float) -> Tensor:
@@ -43,6 +48,7 @@ SIGMOIDS = {
     "gaussian": gaussian,
     "hyperbolic": hyperbolic,
     "long_tail": long_tail,
+    "reciprocal": reciprocal,
     "linear": linear,
     "quadratic": quadratic,
 }
@@ -77,11 +83,13 @@ def tolerance(
         if margin < 0.0:
             raise ValueError(f"margin must be 0 or above, got {margin}")
         return ((x >= lower) & (x <= upper)).to(x.dtype)
-    # every sigmoid is 1 at 0, so inside the bounds needs no case of its own
+    # every sigmoid is 1 at 0, so inside the bounds needs no case of its own; `linear` is cut there itself
     if upper == math.inf:
         outside = lower - x
     elif lower == -math.inf:
         outside = x - upper
     else:
         outside = torch.maximum(lower - x, x - upper)
-    return SIGMOIDS[sigmoid](outside.clamp(min=0.0) / margin, value_at_margin)
+    if sigmoid != "linear":
+        outside = outside.clamp(min=0.0)
+    return SIGMOIDS[sigmoid](outside / margin, value_at_margin)

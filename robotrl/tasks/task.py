@@ -12,16 +12,19 @@ from torch import Tensor
 
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import ActionTerm, ObsTerm, Specs
+from robotrl.sim.cameras import ImageTerm
 from robotrl.sim.sim import Sim, Stage
 from robotrl.tasks.realism import Realism
 
 
 @dataclass(kw_only=True)
 class _Options:
-    """The option that every task has."""
+    """The options that every task has."""
 
     realism: Realism = field(default_factory=Realism)
     """Randomisation, delays, noise, actuators, pushes."""
+    images: dict[str, ImageTerm] = field(default_factory=dict)
+    """Observation groups that are pictures of a camera."""
 
 
 class Task(_Options, ABC):
@@ -76,7 +79,11 @@ class Task(_Options, ABC):
 
     @abstractmethod
     def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:
-        """Return group -> term -> (N, size) or (N,) values in the units of `observation_terms`."""
+        """Return group -> term -> (N, size) or (N,) values in the units of `observation_terms`.
+
+        What it returns depends on `sim` alone, in every call in the same way: where all terms of a group are
+        views of the simulator's fields, `VecEnv` reads those from then on without calling this again.
+        """
 
     @abstractmethod
     def reward_terms(self, sim: Sim, action: Tensor) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robotrl.core import checkpoint
+from robotrl.core.config import TrainConfig
 from robotrl.core.errors import UsageError
 from robotrl.deploy.contract import CONTRACT_FILE
 from robotrl.export.bundle import export_policy
@@ -38,20 +39,24 @@ def export_run(run: Path, out: Path | None = None, allow_simulation_only: bool =
     policy, config = load_policy_and_config(run)
     # the tensors were read with the policy; no path starts with "-"
     env_steps = checkpoint.load(folder.latest_checkpoint(), prefix="-")["env_steps"]
-    provenance = {
-        "algorithm": config.algorithm_class.__name__,
-        "seed": config.seed,
-        "env_steps": env_steps,
-        "return_mean": _return_mean(folder, env_steps),
-        "task_name": config.task_name,
-    }
     return export_policy(
         policy,
         config.task,
         out,
-        provenance=provenance,
+        provenance=provenance(config, env_steps, _return_mean(folder, env_steps)),
         allow_simulation_only=allow_simulation_only or config.allow_simulation_only,
     )
+
+
+def provenance(config: TrainConfig, env_steps: int, return_mean: float | None) -> dict[str, Any]:
+    """Return what a bundle says about its training."""
+    return {
+        "algorithm": config.algorithm_class.__name__,
+        "seed": config.seed,
+        "env_steps": env_steps,
+        "return_mean": return_mean,
+        "task_name": config.task_name,
+    }
 
 
 def training_policy(bundle: Path) -> Policy | None:

@@ -15,11 +15,8 @@ from torch import Tensor
 from robotrl.algorithms.off_policy.sac import SAC
 from robotrl.core.errors import UsageError
 from robotrl.data.replay import ReplayBuffer
-from robotrl.envs.vec_env import VecEnv
-from robotrl.training.loop import EpisodeStatistics, Loop
-
-# an iteration is long enough that logging costs nothing
-_MIN_STEPS_PER_ITERATION = 2_000
+from robotrl.envs.env import Env
+from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
 
 
 class OffPolicyLoop(Loop):
@@ -29,7 +26,7 @@ class OffPolicyLoop(Loop):
 
     algorithm: SAC
 
-    def __init__(self, env: VecEnv, algorithm: SAC, total_steps: int, torch_threads: int) -> None:
+    def __init__(self, env: Env, algorithm: SAC, total_steps: int, torch_threads: int) -> None:
         capacity = algorithm.config.replay_size
         if capacity < env.num_envs:
             raise UsageError(
@@ -47,7 +44,7 @@ class OffPolicyLoop(Loop):
         """Take some control steps, learning beside them."""
         statistics = EpisodeStatistics()
         metrics: list[dict[str, Tensor]] = []
-        for _ in range(max(1, _MIN_STEPS_PER_ITERATION // self.env.num_envs)):
+        for _ in range(max(1, MIN_STEPS_PER_ITERATION // self.env.num_envs)):
             with self.phase("policy"):
                 action = self._act()
                 pending = self._simulator.submit(self.env.step, action)

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from robotrl.core.config import evaluation_seed
+from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs
+from robotrl.envs.env import AnyTask
+from robotrl.envs.foreign.task import ForeignTask
 from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.policy import Policy
 from robotrl.tasks.task import Task
@@ -27,6 +30,17 @@ def deterministic(policy: Policy) -> Act:
     return act
 
 
+def own_task(task: AnyTask) -> Task:
+    """Return a task that can be shown.
+
+    Raises:
+        UsageError: its environment is another library's.
+    """
+    if isinstance(task, ForeignTask):
+        raise UsageError(f"only robotrl's own tasks can be shown or recorded, not {task.name}")
+    return task
+
+
 class Playback:
     """One simulation driven by `act`, episode after episode.
 
@@ -37,7 +51,10 @@ class Playback:
         episode_return: sum of rewards since the episode began.
         reward_terms: name -> value in the last control step; empty at the start of an episode.
         last_return: return of the last complete episode, None before that.
+        terms_label: what `reward_terms` are to a viewer.
     """
+
+    terms_label = "Reward in the last step"
 
     def __init__(self, act: Act, task: Task, task_name: str, seed: int = 0) -> None:
         self.act = act

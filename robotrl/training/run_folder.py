@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +16,12 @@ from robotrl import __version__
 from robotrl.core import checkpoint, config
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_text_aside
+from robotrl.core.git import git_state
 
-_REPORTED_PACKAGES = ("torch", "mujoco", "numpy", "gymnasium", "stable_baselines3")
+_REPORTED_PACKAGES = (
+    "torch", "mujoco", "numpy", "gymnasium", "stable_baselines3",
+    "dm_control", "envpool", "gymnasium_robotics", "metaworld",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -89,6 +92,11 @@ class RunFolder:
         """The exported policy."""
         return self.path / "bundle"
 
+    @property
+    def failures(self) -> Path:
+        """Recordings of simulations that diverged in training; absent while there are none."""
+        return self.path / "failures"
+
     def config(self) -> config.TrainConfig:
         """Read the resolved configuration."""
         return config.from_yaml(self.config_file)
@@ -154,24 +162,6 @@ def versions() -> dict[str, Any]:
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-
-
-def git_state() -> dict[str, Any]:
-    """Return the commit of the checkout the package runs from; empty outside a checkout."""
-
-    def git(*args: str) -> str:
-        folder = Path(__file__).resolve().parent
-        return subprocess.run(
-            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return {
-            "git_commit": git("rev-parse", "HEAD"),
-            "git_dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.CalledProcessError):
-        return {}
 
 
 def _cpu_model() -> str:

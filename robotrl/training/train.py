@@ -11,17 +11,23 @@ from typing import Any
 import torch
 
 from robotrl.core import checkpoint
-from robotrl.core.config import TrainConfig, learner_seed
+from robotrl.core.config import Backend, TrainConfig, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs.env import make_env
+from robotrl.envs.foreign.task import ForeignTask
 from robotrl.export.bundle import check_exportable, export_policy
 from robotrl.export.verify import verify_bundle
+from robotrl.sim.sim import MakeSim
 from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
 from robotrl.training.evaluation import Evaluation, evaluate, evaluated_steps, save_evaluation
+from robotrl.training.exporting import provenance
+from robotrl.training.failures import FailureFiles
+from robotrl.training.lock import training_lock
 from robotrl.training.loop import Loop
 from robotrl.training.metrics import MetricsLogger
 from robotrl.training.off_policy import OffPolicyLoop
 from robotrl.training.on_policy import OnPolicyLoop
+from robotrl.training.playback import own_task
 from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
 from robotrl.training.run_folder import RunFolder, write_json
@@ -48,21 +54,30 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
         InterruptedRunError: Ctrl-C; the run has a checkpoint.
         RobotrlError: learning diverged, or something failed after it.
     """
+    if config.video:
+        own_task(config.task)
     loop = make_loop(config)
     if config.export:
         check_exportable(loop.algorithm.policy, config.task, config.allow_simulation_only)
     run = RunFolder.create(config)
-    return _run(run, config, loop, None, show_progress)
+    with training_lock(run.path):
+        return _run(run, config, loop, None, show_progress)
 
 
 def resume(path: Path, *, show_progress: bool = True) -> Path:
     """Continue a run from its newest checkpoint, bit for bit as if it had not stopped.
 
     Raises:
-        UsageError: `path` is not a run folder, or its run is complete or of a kind that cannot be resumed.
+        UsageError: `path` is not a run folder, or its run is complete, is being trained by another
+            process, or is of a kind that cannot be resumed.
         RobotrlError: it has no checkpoint, or a damaged one.
     """
     run = RunFolder(path)
+    with training_lock(run.path):
+        return _resume(run, show_progress)
+
+
+def _resume(run: RunFolder, show_progress: bool) -> Path:
     run.remove_stale_files()
     config = run.config()
     state = checkpoint.load(run.latest_checkpoint())
@@ -87,11 +102,22 @@ def make_loop(config: TrainConfig) -> Loop:
     torch_threads = config.torch_threads or loop_class.default_torch_threads or cpus
     overlapped = loop_class is OffPolicyLoop
     sim_threads = config.sim_threads or (max(1, cpus - torch_threads) if overlapped else cpus)
-    env = VecEnv(config.task, config.num_envs, config.seed, sim_threads, stagger=True)
+    env = make_env(
+        config.task, config.num_envs, config.seed, sim_threads, stagger=True, make_sim=_make_sim(config)
+    )
     rng = torch.Generator().manual_seed(learner_seed(config.seed))
     policy = config.policy_class(env.specs, config.policy, rng)
     algorithm = config.algorithm_class(env.specs, policy, config.algorithm, rng)
     return loop_class(env, algorithm, config.total_steps, torch_threads)
+
+
+def _make_sim(config: TrainConfig) -> MakeSim | None:
+    """Return what makes the simulator, None for the CPU's."""
+    if config.backend is Backend.CPU:
+        return None
+    from robotrl.sim.warp_sim import WarpSim  # an extra, and seconds to import
+
+    return WarpSim
 
 
 def _run(
@@ -103,6 +129,8 @@ def _run(
         closing(MetricsLogger(run.metrics_file, run.tensorboard, resumed_at)) as logger,
         Progress(config, show_progress, loop.env_steps) as progress,
     ):
+        if state is not None and isinstance(config.task, ForeignTask):
+            progress.warn(f"{config.task.name} cannot be saved: learning goes on, its episodes start anew")
         with stop_on_ctrl_c() as stop:
             _train_loop(run, config, loop, logger, clock, progress, stop)
         if stop.requested:
@@ -137,6 +165,8 @@ def _train_loop(
     next_evaluation = _next_multiple(loop.env_steps, config.eval_every)
     before = (loop.env_steps, clock.seconds)
 
+    failures = FailureFiles(run, config, loop)
+
     # a run that is resumed after its last step has its last checkpoint
     saved = loop.env_steps
 
@@ -147,7 +177,10 @@ def _train_loop(
         run.save_checkpoint(loop.env_steps, tree, config.keep_checkpoints)
 
     while loop.env_steps < config.total_steps and not stop.requested:
-        metrics = _iterate(run, loop)
+        try:
+            metrics = _iterate(run, loop)
+        finally:
+            failures.save()
         steps, seconds = loop.env_steps, clock.seconds
         metrics["time/env_steps_per_s"] = (steps - before[0]) / max(seconds - before[1], 1e-9)
         before = (steps, seconds)
@@ -155,6 +188,7 @@ def _train_loop(
         metrics["time/other_s"] = max(0.0, seconds - sum(loop.phase_s.values()))
         if loop.env.num_diverged:
             metrics["sim/diverged"] = float(loop.env.num_diverged)
+            metrics["sim/diverged_per_million_steps"] = 1e6 * loop.env.num_diverged / steps
         if config.eval_every and steps >= next_evaluation and steps < config.total_steps:
             clock.pause()
             result = evaluate(
@@ -205,18 +239,11 @@ def _next_step(run: RunFolder, config: TrainConfig, loop: Loop) -> str:
 
 
 def _export(run: RunFolder, config: TrainConfig, loop: Loop, return_mean: float | None) -> None:
-    provenance = {
-        "algorithm": config.algorithm_class.__name__,
-        "seed": config.seed,
-        "env_steps": loop.env_steps,
-        "return_mean": return_mean,
-        "task_name": config.task_name,
-    }
     export_policy(
         loop.algorithm.policy,
         config.task,
         run.bundle,
-        provenance=provenance,
+        provenance=provenance(config, loop.env_steps, return_mean),
         allow_simulation_only=config.allow_simulation_only,
     )
     checks = verify_bundle(run.bundle, loop.algorithm.policy)
