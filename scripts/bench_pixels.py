@@ -60,11 +60,10 @@ def actions(n: int, size: int) -> np.ndarray:
 
 
 def ours(task: str, camera: str, n: int) -> Step:
-    """A VecEnv and its images."""
+    """A VecEnv whose task has an image."""
     import torch
 
     from robotrl.compose import compose_task
-    from robotrl.envs.images import Images
     from robotrl.envs.vec_env import VecEnv
     from robotrl.sim.cameras import ImageTerm
 
@@ -73,16 +72,11 @@ def ours(task: str, camera: str, n: int) -> Step:
     instance.episode_length_s = FOREVER_S * instance.control_dt_s
     if hasattr(instance, "terminate_when_unhealthy"):
         instance.terminate_when_unhealthy = False
+    instance.images = {"pixels": ImageTerm(camera, SIZE, SIZE)}
     env = VecEnv(instance, n)
-    images = Images(env.sim, {"pixels": ImageTerm(camera, SIZE, SIZE)})
     env.reset()
     drawn = torch.from_numpy(actions(n, env.specs.action_dim))
-
-    def step(i: int) -> Any:
-        env.step(drawn[i])
-        return images.observe()["pixels"].numpy()
-
-    return step
+    return lambda i: env.step(drawn[i]).obs["pixels"].numpy()
 
 
 def dm_control(task: str, camera: str, n: int, plain: bool = False) -> Step:
