@@ -120,10 +120,8 @@ def record_video(
     episodes = FirstEpisodes(act, task, grid.rows * grid.columns, seed)
     duration_s = task.episode_length_s if episode_s is None else episode_s
     board = _Board(grid, width, height, task_name or type(task).__name__)
-    # more threads than simulations: the next pictures are begun while these are drawn
-    threads = min(len(os.sched_getaffinity(0)), grid.rows * grid.columns + 1)
     view = View(None, width, height)
-    with BatchRenderer(episodes.env.sim, [view], Quality.VIDEO, threads) as renderer:
+    with BatchRenderer(episodes.env.sim, [view], Quality.VIDEO) as renderer:
         shots = _shots(episodes, renderer, duration_s, fps)
         size = grid.columns * width, grid.rows * height
         write_mp4(path, _pictures(shots, board, renderer.num_threads), *size, fps)
