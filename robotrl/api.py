@@ -8,28 +8,30 @@ from typing import Any
 from robotrl.compose import compose, compose_task
 from robotrl.core.errors import UsageError
 from robotrl.deploy.bundle import Bundle
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs import env
+from robotrl.envs.env import AnyTask, Env
 from robotrl.policies.policy import Policy
-from robotrl.tasks.task import Task
 
 
-def make_env(task: str | Task, num_envs: int = 1, seed: int = 0, **task_options: Any) -> VecEnv:
+def make_env(task: str | AnyTask, num_envs: int = 1, seed: int = 0, **task_options: Any) -> Env:
     """Make environments of a task.
 
     Args:
-        task: name of a task (`robotrl list tasks`), or an instance of one's own.
+        task: name of a task (`robotrl list tasks`) or `LIBRARY:ID` as in "gymnasium:Pendulum-v1", or an
+            instance of one's own.
         num_envs: number of simulations stepped together.
         seed: of every draw the environments make.
         **task_options: fields of the task to change, for a task given by name.
 
     Raises:
         UsageError: there is no such task or option.
+        RobotrlError: another library is not installed or does not work here.
     """
     if isinstance(task, str):
-        return VecEnv(compose_task(task, task_options), num_envs, seed)
+        return env.make_env(compose_task(task, task_options), num_envs, seed)
     if task_options:
         raise UsageError(f"options {sorted(task_options)} belong into the task instance that was given")
-    return VecEnv(task, num_envs, seed)
+    return env.make_env(task, num_envs, seed)
 
 
 def train(recipe: str | None = None, *overrides: str, show_progress: bool = True, **values: Any) -> Path:

@@ -58,22 +58,55 @@ examples:
 """
 
 
+# of the columns of a task's sizes
+_UNITS = ("", "", " Hz", " s")
+
+
 def _list(words: Sequence[str]) -> None:
     parser = _parser(
         "list", "Print the names that can be given to `robotrl train`.", "list tasks\nlist recipes --json"
     )
     parser.add_argument("kind", metavar="|".join(_KINDS), help="what to list")
-    parser.add_argument("--json", action="store_true", help='print [{"name": ..., "description": ...}, ...]')
+    parser.add_argument(
+        "--json", action="store_true", help='print [{"name": ..., "description": ...}, ...], tasks with sizes'
+    )
     args = parser.parse_args(words)
     if args.kind not in _KINDS:
         raise unknown_name("list", args.kind, _KINDS)
-    from robotrl.core.catalog import available
+    from robotrl.core.catalog import available, task_sizes
 
     entries = available(_KINDS[args.kind])
+    sizes = task_sizes() if args.kind == "tasks" else {}
     if args.json:
-        print(json.dumps([{"name": name, "description": text} for name, text in entries.items()], indent=2))
+        rows = [{"name": name, "description": text, **sizes.get(name, {})} for name, text in entries.items()]
+        print(json.dumps(rows, indent=2))
+    elif sizes:
+        _table(
+            ["tasks", "observation", "action", "control", "episode", "description"],
+            [
+                (name, *(f"{value:g}{unit}" for value, unit in zip(size.values(), _UNITS, strict=True)), text)
+                for name, text in entries.items()
+                for size in [sizes[name]]
+            ],
+        )
+        _list_foreign()
     else:
         _table([args.kind, "description"], entries.items())
+
+
+def _list_foreign() -> None:
+    """Print how environments of other libraries are named, and EnvPool's catalogue where it is installed."""
+    from robotrl.core.catalog import available
+    from robotrl.envs.foreign.envpool_catalog import robot_tasks
+
+    libraries = available("task/foreign").items()
+    _table(["task of another library", "description"], [(f"{name}:ID", text) for name, text in libraries])
+    families = robot_tasks()
+    if families:
+        _table(
+            ["envpool:ID", "robots; more is in envpool.list_all_envs()"],
+            [(family, " ".join(ids)) for family, ids in families.items()],
+        )
 
 
 def _train(words: Sequence[str]) -> None:
@@ -86,6 +119,7 @@ into a new folder below runs/; nothing that exists is overwritten. Ctrl-C stops 
 What to train is said by key=value words; later ones win:
   recipe=NAME                  a proven combination (robotrl list recipes)
   task=NAME algorithm=NAME     or your own (robotrl list tasks, robotrl list algorithms)
+  task=gymnasium:Pendulum-v1   an environment of another library (robotrl list tasks)
   policy=NAME                  in place of the algorithm's default policy
   task._target_=package.module.Class   a task of yours, importable from the current folder
   seed=3 total_steps=2e6 num_envs=256  options of the run (all of them: --cfg)
@@ -179,11 +213,14 @@ def _evaluate(words: Sequence[str]) -> None:
         action="store_true",
         help="record an episode as video.mp4 in the run folder; one that is there is replaced",
     )
+    parser.add_argument(
+        "--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side"
+    )
     args = parser.parse_args(words)
     _check_seed(args.seed)
     from robotrl.training.evaluation import evaluate_run
 
-    result = evaluate_run(args.run, args.episodes, args.seed, args.video)
+    result = evaluate_run(args.run, args.episodes, args.seed, args.video, args.video_grid)
     mean, interval = _score(result)
     rows = [
         ("return", mean),
@@ -260,7 +297,7 @@ def _play(words: Sequence[str]) -> None:
         "play",
         "Watch a policy, or what led to a failure in training: in a window where there is a screen, else in\n"
         "a browser at a loopback address.",
-        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3\n"
+        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4\n"
         "play runs/NAME/failures/step_000000081920_sim_00007.safetensors",
     )
     parser.add_argument(
@@ -270,6 +307,9 @@ def _play(words: Sequence[str]) -> None:
         help="folder of a run or a bundle, or a file in the run's folder `failures`",
     )
     parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
+    parser.add_argument(
+        "--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the episode (default 0)")
     parser.add_argument("--port", type=int, default=8000, help="port of the browser view (default 8000)")
     args = parser.parse_args(words)
@@ -278,7 +318,7 @@ def _play(words: Sequence[str]) -> None:
         raise UsageError(f"--port must be in 0 to 65535, got {args.port}")
     from robotrl.training.play import play
 
-    play(args.path, args.video, args.seed, args.port)
+    play(args.path, args.video, args.seed, args.port, video_grid=args.video_grid)
 
 
 def _report(words: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,15 +50,41 @@ def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _compose(overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
+    words, foreign = _split_foreign(overrides)
     with _plain_errors(), _own_hydra():
-        composed = hydra.compose("train", [_forced(word) for word in overrides], return_hydra_config=True)
+        composed = hydra.compose("train", [_forced(word) for word in words], return_hydra_config=True)
         choices = composed.hydra.runtime.choices
         names = {"task_name": choices["task"] or "", "recipe": choices["recipe"]}
         document = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     with open_dict(document):
-        merged = OmegaConf.merge(names, document, dict(values))
+        merged = OmegaConf.merge(names, foreign, document, dict(values))
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _split_foreign(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Split `task=LIBRARY:ID` into a word that Hydra understands and the values that it stands for."""
+    words, foreign = list(overrides), dict[str, Any]()
+    libraries = available("task/foreign")
+    for i, word in enumerate(words):
+        if not word.startswith("task="):
+            continue
+        with _plain_errors():
+            override = OverridesParser.create().parse_override(word)
+        if override.is_sweep_override():
+            continue
+        foreign = {}  # a later choice wins
+        name = str(override.value())
+        library, colon, identifier = name.partition(":")
+        if colon and library not in libraries:
+            raise unknown_name("library", library, libraries)
+        if library in libraries:
+            if not identifier:
+                raise UsageError(f"task={library} needs the environment's id: task={library}:ID")
+            words[i] = f"task=foreign/{library}"
+            # a run's folder is named after its task
+            foreign = {"task": {"id": identifier}, "task_name": re.sub(r"[^\w.-]", "_", name)}
+    return words, foreign
 
 
 def _forced(word: str) -> str:

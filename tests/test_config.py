@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +18,7 @@ from hydra import initialize_config_dir
 from robotrl import compose as composing
 from robotrl.compose import compose, compose_task, split_sweep
 from robotrl.core.catalog import available
-from robotrl.core.config import SEEDS, RunOptions, evaluation_seed, from_yaml, learner_seed, to_yaml
+from robotrl.core.config import SEEDS, Backend, RunOptions, evaluation_seed, from_yaml, learner_seed, to_yaml
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.paths import ASSETS, CONFIGS
 from robotrl.core.schema import fill, plain
@@ -290,6 +292,21 @@ def test_every_run_option_is_documented() -> None:
     for option in dataclasses.fields(RunOptions):
         declaration = source.index(f"    {option.name}: ")
         assert source[declaration:].split("\n")[1].startswith('    """'), option.name
+
+
+def test_the_backend_is_chosen_by_name(toy_configs: Path, tmp_path: Path) -> None:
+    assert compose(["task=toy", "algorithm=toy"]).backend is Backend.CPU
+    config = compose(["task=toy", "algorithm=toy", "backend=warp"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert from_yaml(tmp_path / "config.yaml").backend is config.backend is Backend.WARP
+    with pytest.raises(UsageError, match="backend: expected one of cpu, warp, got 'gpu'"):
+        compose(["task=toy", "algorithm=toy", "backend=gpu"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mujoco_warp") is not None, reason="mujoco-warp is installed")
+def test_the_warp_backend_names_its_extra() -> None:
+    with pytest.raises(RobotrlError, match=r'pip install "robotrl\[warp\]"'):
+        importlib.import_module("robotrl.sim.warp_sim")
 
 
 def test_environments_learner_and_evaluation_never_draw_the_same_numbers():

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from robotrl.core.errors import UsageError
+
 
 def finite(config: Any, *names: str) -> None:
     """Check that fields are finite."""
@@ -38,6 +40,18 @@ def widths(config: Any, *names: str) -> None:
     for name in names:
         if any(width < 1 for width in getattr(config, name)):
             raise ValueError(f"{name}: layer widths must be at least 1, got {getattr(config, name)}")
+
+
+def whole_ratio(name: str, duration_s: float, unit_s: float) -> int:
+    """Return duration / unit, which must be a whole number.
+
+    Raises:
+        UsageError: it is not.
+    """
+    ratio = duration_s / unit_s
+    if not math.isfinite(ratio) or round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6 * ratio:
+        raise UsageError(f"{name}={duration_s} s must be a whole multiple of {unit_s} s")
+    return round(ratio)
 
 
 def _check(config: Any, names: tuple[str, ...], holds: Callable[[Any], bool], expected: str) -> None:

@@ -8,6 +8,7 @@ Types, defaults, unknown keys and the checks in `__post_init__` all come from th
 from __future__ import annotations
 
 import dataclasses
+import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ def evaluation_seed(seed: int) -> int:
     return seed + 2**31
 
 
+class Backend(enum.Enum):
+    """Where the training's physics runs."""
+
+    CPU = "cpu"
+    WARP = "warp"
+
+
 @dataclass
 class RunOptions:
     """What a training run has besides its task, algorithm and policy."""
@@ -48,7 +56,7 @@ class RunOptions:
     seed: int = 0
     """Of every random draw of the run, at least 0 and below 2^30."""
     num_envs: int | None = None
-    """Simulations stepped together, at least 1; null for the algorithm's default."""
+    """Simulations stepped together, at least 1; null for the algorithm's default, at most the task's."""
     total_steps: int = 1_000_000
     """Length of the training, environment steps over all simulations, at least 1."""
     eval_every: int = 0
@@ -64,6 +72,8 @@ class RunOptions:
     failure_recording_steps: int = 100
     """Control steps before a divergence that its file shows, at least 0; 0 writes no files. They are kept for
     every simulation: `robotrl.sim.guard` says what memory that takes."""
+    backend: Backend = Backend.CPU
+    """cpu, or warp: mujoco-warp on an NVIDIA GPU, in float32, with robotrl[warp] installed."""
     sim_threads: int | None = None
     """Physics threads, at least 1; null for one per CPU. Results do not depend on it."""
     torch_threads: int | None = None
@@ -137,7 +147,9 @@ def resolve(composed: DictConfig) -> TrainConfig:
     options = vars(fill(RunOptions, run_options, ""))
     options["task_name"] = options["task_name"] or _snake_case(task_class.__name__)
     if options["num_envs"] is None:
-        options["num_envs"] = algorithm_class.default_num_envs
+        # copies of a single environment take memory and time that simulations of a batch do not
+        most = getattr(task_class, "max_default_num_envs", algorithm_class.default_num_envs)
+        options["num_envs"] = min(algorithm_class.default_num_envs, most)
     return TrainConfig(
         task=fill(schemas["task"], task_options, "task"),
         algorithm_class=algorithm_class,
@@ -189,7 +201,7 @@ def _snake_case(name: str) -> str:
 
 def to_yaml(config: TrainConfig) -> str:
     """Write the resolved configuration as YAML that `from_yaml` reads back to an equal one."""
-    document = {field.name: getattr(config, field.name) for field in dataclasses.fields(RunOptions)}
+    document = {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(RunOptions)}
     targets = {
         "task": type(config.task),
         "algorithm": config.algorithm_class,

@@ -80,12 +80,12 @@ class Contract:
         created: UTC, ISO 8601.
         robotrl_version: that wrote it.
         git_commit: of robotrl, None outside a checkout.
-        mujoco_version: that compiled the model.
+        mujoco_version: that compiled the model; None where another library simulates the task.
         task: name, `_target_` (import path) and options.
-        model_sha256: of the compiled model (MJB bytes).
-        control_hz: actions per second.
-        control_dt_s: time between two actions, s.
-        physics_dt_s: physics time step in training, s.
+        model_sha256: of the compiled model (MJB bytes); None where another library simulates the task.
+        control_hz: actions per second; None where another library does not tell.
+        control_dt_s: time between two actions, s; None where another library does not tell.
+        physics_dt_s: physics time step in training, s; None where another library simulates the task.
         inputs: observation terms in the order in which they are put side by side.
         outputs: action terms in the order of the network's output.
         atol: largest accepted error of an action, see `action_error`.
@@ -98,12 +98,12 @@ class Contract:
     created: str
     robotrl_version: str
     git_commit: str | None
-    mujoco_version: str
+    mujoco_version: str | None
     task: dict[str, Any]
-    model_sha256: str
-    control_hz: float
-    control_dt_s: float
-    physics_dt_s: float
+    model_sha256: str | None
+    control_hz: float | None
+    control_dt_s: float | None
+    physics_dt_s: float | None
     inputs: tuple[InputTerm, ...]
     outputs: tuple[OutputTerm, ...]
     atol: float
@@ -216,9 +216,12 @@ def _check(contract: Contract) -> None:
                 f"output {out.name!r}: scale {out.scale} and offset {out.offset} do not map [-1, 1] "
                 f"onto [{out.low}, {out.high}]"
             )
-    if not (contract.control_dt_s > 0 and contract.physics_dt_s > 0 and contract.atol > 0):
-        raise ValueError("control_dt_s, physics_dt_s and atol must be above 0")
-    if contract.control_hz != 1.0 / contract.control_dt_s:
+    for name in ("control_dt_s", "physics_dt_s", "atol"):
+        value = getattr(contract, name)
+        if not (value is None or value > 0):
+            raise ValueError(f"{name} must be above 0, got {value}")
+    dt_s = contract.control_dt_s
+    if contract.control_hz != (None if dt_s is None else 1.0 / dt_s):
         raise ValueError(
             f"control_hz {contract.control_hz} is not 1 / control_dt_s ({contract.control_dt_s} s)"
         )

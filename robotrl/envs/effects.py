@@ -96,12 +96,13 @@ class Effects:
             ctrl = self._noisy(ctrl)
         if recorder is not None:
             recorder.record(ctrl)
+        sent = ctrl.to(self._sim.device)
         if not self._networks:
-            task.advance(self._sim, ctrl, substeps)
+            task.advance(self._sim, sent, substeps)
             return
         for _ in range(substeps):
             self._networks.apply(ctrl)
-            task.advance(self._sim, ctrl, 1)
+            task.advance(self._sim, sent, 1)
 
     def _noisy(self, ctrl: Tensor) -> Tensor:
         noise = torch.randn(ctrl.shape, dtype=ctrl.dtype, generator=self._rng)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from robotrl.core.errors import unknown_name
+from robotrl.core.errors import UsageError, unknown_name
+from robotrl.envs.env import Env
 from robotrl.envs.vec_env import VecEnv
 from robotrl.sim.cameras import FreeCamera
 from robotrl.sim.rendering import Quality, Renderer
@@ -13,7 +14,7 @@ RENDER_MODES = ("rgb_array",)
 
 
 class Pictures:
-    """Draws the environments of a `VecEnv` as they are now.
+    """Draws the simulations of a `VecEnv` as they are now.
 
     Args:
         env: what to draw.
@@ -23,12 +24,12 @@ class Pictures:
         camera: as for `Renderer`.
 
     Raises:
-        UsageError: there is no such render mode.
+        UsageError: there is no such render mode, or the environments are another library's.
     """
 
     def __init__(
         self,
-        env: VecEnv,
+        env: Env,
         render_mode: str | None = None,
         width: int = 480,
         height: int = 480,
@@ -37,6 +38,8 @@ class Pictures:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise unknown_name("render_mode", render_mode, RENDER_MODES)
         self.render_mode = render_mode
+        if render_mode is not None and not isinstance(env, VecEnv):
+            raise UsageError("environments of another library draw themselves: give no render_mode here")
         self._env = env
         self._view = (width, height, camera)
         self._renderer: Renderer | None = None
@@ -48,7 +51,7 @@ class Pictures:
             UsageError: the size or the camera cannot be.
             RobotrlError: the graphics library is missing or fails.
         """
-        if self.render_mode is None:
+        if self.render_mode is None or not isinstance(self._env, VecEnv):
             return None
         if self._renderer is None:
             self._renderer = Renderer(self._env.sim, *self._view, Quality.VIDEO)

@@ -11,9 +11,9 @@ import torch
 from gymnasium import spaces
 
 from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.envs.env import Env
 from robotrl.envs.gymnasium import NumpyObs, observation_space, row, to_numpy
 from robotrl.envs.pictures import Pictures
-from robotrl.envs.vec_env import VecEnv
 
 try:
     from stable_baselines3.common.monitor import Monitor
@@ -42,7 +42,7 @@ class Sb3VecEnv(Sb3Base):
     metadata: dict[str, Any]
 
     def __init__(
-        self, env: VecEnv, groups: Sequence[str] = ("policy",), render_mode: str | None = None, **view: Any
+        self, env: Env, groups: Sequence[str] = ("policy",), render_mode: str | None = None, **view: Any
     ) -> None:
         self.env = env
         self.groups = tuple(groups)

@@ -39,7 +39,7 @@ class TorchRLEnv(EnvBase):
 
     def __init__(self, env: VecEnv, groups: Sequence[str] = ("policy",)) -> None:
         env.specs.obs_dim(*groups)  # refuses unknown groups
-        super().__init__(device=env.sim.device, batch_size=(env.num_envs,))
+        super().__init__(device="cpu", batch_size=(env.num_envs,))
         self.env = env
         self._keys = {group: group if len(groups) > 1 else "observation" for group in groups}
         self._ended = torch.zeros(env.num_envs, dtype=torch.bool)

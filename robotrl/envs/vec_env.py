@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robotrl.core.checks import whole_ratio
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs, Step
 from robotrl.envs.effects import Effects
 from robotrl.envs.observation import Observer
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.guard import FailureRecorder
+from robotrl.sim.sim import MakeSim, Sim
 from robotrl.tasks.task import Task
 
 # one float32 rounding step above 1: tanh and clamp never exceed it
@@ -27,7 +28,8 @@ class VecEnv:
 
     A step is: act, substeps, failed, observe, reward, done, keep `final_obs`, reset, observe those.
     Actions are in [-1, 1] and mapped to physical units by the action terms. An episode that reaches
-    the time limit, or whose simulation diverged, is truncated.
+    the time limit, or whose simulation diverged, is truncated. Wherever the simulator computes, random
+    draws, bookkeeping and what `step` returns are on the CPU, where the learners are.
 
     Args:
         task: what to simulate.
@@ -36,6 +38,7 @@ class VecEnv:
         num_threads: physics threads, None for all CPUs; the results do not depend on it.
         stagger: start the first episodes at random ages, so that N environments do not all sit in the
             same phase of an episode; these shortened episodes are left out of the statistics.
+        make_sim: makes the simulator, such as `WarpSim`; None for `BatchSim`.
     """
 
     def __init__(
@@ -45,15 +48,17 @@ class VecEnv:
         seed: int = 0,
         num_threads: int | None = None,
         stagger: bool = False,
+        make_sim: MakeSim | None = None,
     ) -> None:
         model = task.build_model()
         # a task may remember something from before the step: one object per environment
         self.task = copy.copy(task)
         self.num_envs = num_envs
         self.specs = task.specs(model)
-        self.sim = BatchSim(model, num_envs, num_threads, task.stage)
-        self.substeps = _whole("control_dt_s", task.control_dt_s, self.sim.dt_s)
-        self.max_steps = _whole("episode_length_s", task.episode_length_s, task.control_dt_s)
+        make_sim = make_sim or functools.partial(BatchSim, num_threads=num_threads)
+        self.sim: Sim = make_sim(model, num_envs, stage=task.stage)
+        self.substeps = whole_ratio("control_dt_s", task.control_dt_s, self.sim.dt_s)
+        self.max_steps = whole_ratio("episode_length_s", task.episode_length_s, task.control_dt_s)
         self.rng = torch.Generator().manual_seed(seed)
         self.stagger = stagger
         low, high = self.specs.action_low.double(), self.specs.action_high.double()
@@ -101,13 +106,15 @@ class VecEnv:
         self._effects.advance(self.task, ctrl, self.substeps, self.recorder)
         failed = self.sim.failed()
 
-        obs = final_obs = self._effects.observe(self._observer())
-        terms = self.task.reward_terms(self.sim, ctrl)
+        obs = final_obs = self._effects.observe(self._observer()) | self._observer.images()
+        terms = self.task.reward_terms(self.sim, ctrl.to(self.sim.device))
+        terms = {name: term.cpu() for name, term in terms.items()}
         terminated = self.task.terminated(self.sim)
+        terminated = None if terminated is None else terminated.cpu()
         self.age += 1
         done = truncated = self.age >= self.max_steps
         if failed is not None:
-            obs = final_obs = {g: values.masked_fill(failed.unsqueeze(1), 0.0) for g, values in obs.items()}
+            obs = final_obs = {group: _blanked(values, failed) for group, values in obs.items()}
             terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
             terminated = None if terminated is None else terminated & ~failed
             done = truncated = truncated | failed
@@ -145,7 +152,8 @@ class VecEnv:
 
     def _first(self, ids: Tensor) -> Obs:
         """Return what the new episodes of simulations `ids` show first, group -> (n, ...)."""
-        return self._effects.first({group: values[ids] for group, values in self._observer().items()}, ids)
+        obs = {group: values[ids] for group, values in self._observer().items()}
+        return self._effects.first(obs, ids) | self._observer.images(ids)
 
     def _finished(self, ids: Tensor, failed: Tensor | None) -> dict[str, Tensor]:
         """Return the statistics of the episodes that ended: whole ones, of sound simulations."""
@@ -159,8 +167,9 @@ class VecEnv:
             log["episode/length"] = self.age[counted].float()
             success = self.task.success(self.sim)
             if success is not None:
-                log["episode/success"] = success[counted].float()
-                self._effects.episodes_ended(success[counted])
+                success = success.cpu()[counted]
+                log["episode/success"] = success.float()
+                self._effects.episodes_ended(success)
         return log
 
     def _reset(self, ids: Tensor) -> None:
@@ -195,13 +204,10 @@ class VecEnv:
         self._effects.load_state_dict(state["effects"])
 
 
+def _blanked(values: Tensor, rows: Tensor) -> Tensor:
+    """Set rows of (N, ...) values to 0."""
+    return values.masked_fill(rows.view(-1, *[1] * (values.ndim - 1)), 0)
+
+
 def _float32(values: Tensor) -> Tensor:
     return values.to(torch.float32, copy=True)
-
-
-def _whole(name: str, duration_s: float, unit_s: float) -> int:
-    """Return duration / unit, which must be a whole number."""
-    ratio = duration_s / unit_s
-    if not math.isfinite(ratio) or round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6 * ratio:
-        raise UsageError(f"{name}={duration_s} s must be a whole multiple of {unit_s} s")
-    return round(ratio)

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from robotrl import __version__
@@ -22,17 +21,17 @@ from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.git import git_state
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.contract import CONTRACT_FILE, FILES, GOLDEN_FILE, POLICY_FILE, SCHEMA, Contract
+from robotrl.envs.env import AnyTask, specs_of
 from robotrl.export.description import (
+    describe_physics,
     describe_task,
     input_terms,
-    model_sha256,
     output_terms,
     refuse_simulation_only,
 )
 from robotrl.export.golden import record
 from robotrl.export.network import to_onnx
 from robotrl.policies.policy import Policy
-from robotrl.tasks.task import Task
 
 ATOL = 1e-5
 # what a verification may leave in the folder; it is void once the bundle is replaced
@@ -41,7 +40,7 @@ VERIFICATION_FILE = "verification.json"
 
 def export_policy(
     policy: Policy,
-    task: Task,
+    task: AnyTask,
     out: Path,
     *,
     provenance: Mapping[str, Any],
@@ -68,8 +67,7 @@ def export_policy(
     """
     out = Path(out)
     _refuse_foreign(out)
-    model = task.build_model()
-    if task.specs(model) != policy.specs:
+    if specs_of(task) != policy.specs:
         raise RobotrlError(
             f"the policy was made for other observations or actions than {type(task).__name__}'s"
         )
@@ -84,12 +82,8 @@ def export_policy(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         robotrl_version=__version__,
         git_commit=git_state().get("git_commit"),
-        mujoco_version=mujoco.__version__,
         task=section,
-        model_sha256=model_sha256(model),
-        control_hz=1.0 / task.control_dt_s,
-        control_dt_s=task.control_dt_s,
-        physics_dt_s=float(model.opt.timestep),
+        **describe_physics(task, policy.specs),
         inputs=inputs,
         outputs=output_terms(policy.specs),
         atol=ATOL,
@@ -111,7 +105,7 @@ def export_policy(
     return out
 
 
-def check_exportable(policy: Policy, task: Task, allow_simulation_only: bool = False) -> None:
+def check_exportable(policy: Policy, task: AnyTask, allow_simulation_only: bool = False) -> None:
     """Refuse what `export_policy` would refuse, before anything is trained.
 
     Raises:

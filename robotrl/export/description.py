@@ -17,6 +17,8 @@ from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.schema import path_of, plain
 from robotrl.core.types import Source, Specs
 from robotrl.deploy.contract import InputTerm, OutputTerm, scale_offset
+from robotrl.envs.env import AnyTask
+from robotrl.envs.foreign.task import ForeignTask
 from robotrl.tasks.task import Task
 
 
@@ -71,7 +73,22 @@ def model_sha256(model: mujoco.MjModel) -> str:
     return hashlib.sha256(buffer.tobytes()).hexdigest()
 
 
-def describe_task(task: Task, name: str) -> dict[str, Any]:
+def describe_physics(task: AnyTask, specs: Specs) -> dict[str, Any]:
+    """Return the contract's fields on model and time, None for what another library keeps to itself."""
+    dt_s = specs.control_dt_s
+    known = dt_s > 0  # False for NaN
+    rate = {"control_hz": 1.0 / dt_s if known else None, "control_dt_s": dt_s if known else None}
+    if isinstance(task, ForeignTask):
+        return rate | {"mujoco_version": None, "model_sha256": None, "physics_dt_s": None}
+    model = task.build_model()
+    return rate | {
+        "mujoco_version": mujoco.__version__,
+        "model_sha256": model_sha256(model),
+        "physics_dt_s": float(model.opt.timestep),
+    }
+
+
+def describe_task(task: AnyTask, name: str) -> dict[str, Any]:
     """Return the task as plain data that `rebuild_task` turns back into an equal one.
 
     Raises:
@@ -86,7 +103,7 @@ def describe_task(task: Task, name: str) -> dict[str, Any]:
     return section
 
 
-def rebuild_task(section: dict[str, Any]) -> Task:
+def rebuild_task(section: dict[str, Any]) -> AnyTask:
     """Build the task that `describe_task` wrote down.
 
     Raises:
@@ -99,9 +116,13 @@ def rebuild_task(section: dict[str, Any]) -> Task:
         raise RobotrlError(f"contract: task has no {error}") from error
     except UsageError as error:
         raise RobotrlError(f"the bundle's task cannot be rebuilt here: {error}") from error
-    if not isinstance(task, Task):
+    if not isinstance(task, Task | ForeignTask):
         raise RobotrlError(f"the bundle's task {section['_target_']} is not a robotrl task")
-    if section["options"].get("mjcf") is not None and not Path(task.mjcf).is_file():
+    if (
+        isinstance(task, Task)
+        and section["options"].get("mjcf") is not None
+        and not Path(task.mjcf).is_file()
+    ):
         raise RobotrlError(
             f"the bundle's task {section['_target_']} needs its model file {task.mjcf}, which is not here: "
             "put it there, or into the package of the task, which finds it anywhere, and export again"

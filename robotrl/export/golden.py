@@ -14,11 +14,10 @@ import torch
 
 from robotrl.core.config import evaluation_seed
 from robotrl.core.errors import RobotrlError
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs.env import AnyTask, make_env
 from robotrl.export.network import PhysicalPolicy
 from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
-from robotrl.tasks.task import Task
 
 PAIR_ENVS = 8
 PAIR_STEPS = 100
@@ -29,7 +28,7 @@ _STATE = "loop_state"
 
 @one_torch_thread()
 @torch.no_grad()
-def record(policy: Policy, task: Task, seed: int = 0) -> dict[str, np.ndarray]:
+def record(policy: Policy, task: AnyTask, seed: int = 0) -> dict[str, np.ndarray]:
     """Run the deterministic policy and return the arrays of `golden.npz`.
 
     Returns:
@@ -41,7 +40,7 @@ def record(policy: Policy, task: Task, seed: int = 0) -> dict[str, np.ndarray]:
         RobotrlError: the policy returned a value that is not finite.
     """
     physical = PhysicalPolicy(policy).eval()
-    env = VecEnv(task, PAIR_ENVS, seed=evaluation_seed(seed))
+    env = make_env(task, PAIR_ENVS, evaluation_seed(seed))
     obs = env.reset()
     pairs: list[dict[str, np.ndarray]] = []
     for t in range(PAIR_STEPS):
@@ -50,7 +49,7 @@ def record(policy: Policy, task: Task, seed: int = 0) -> dict[str, np.ndarray]:
             pairs.append({"observation": flat.numpy(), "action": physical(flat).numpy()})
         obs = env.step(_finite(policy(flat))).obs
 
-    env = VecEnv(task, 1, seed=evaluation_seed(seed + 1), num_threads=1)
+    env = make_env(task, 1, evaluation_seed(seed + 1), num_threads=1)
     obs = env.reset()
     state = flatten_state(env.state_dict(), _STATE)
     steps: list[dict[str, np.ndarray]] = []

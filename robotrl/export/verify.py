@@ -11,6 +11,9 @@ other. What must hold exactly is each single step, and by induction the loop:
 * driven by the network itself, the task stays sound for a whole episode (200 control steps where an
   episode has more than 1000), and at every observation visited there the network returns the training
   policy's action (`closed loop`).
+
+Another library's environment cannot be put into a recorded state: nothing is replayed there, and its
+closed loop is a fresh episode, of which 200 control steps at most.
 """
 
 from __future__ import annotations
@@ -22,11 +25,14 @@ import mujoco
 import numpy as np
 import torch
 
+from robotrl.core.config import evaluation_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.bundle import Bundle, action_error, check_array
 from robotrl.deploy.contract import GOLDEN_FILE, Contract
+from robotrl.envs.env import AnyTask, Env, make_env, specs_of
+from robotrl.envs.foreign.task import ForeignTask
 from robotrl.envs.vec_env import VecEnv
-from robotrl.export.description import input_terms, model_sha256, output_terms, rebuild_task
+from robotrl.export.description import describe_physics, input_terms, output_terms, rebuild_task
 from robotrl.export.golden import LOOP_STEPS, loop_state
 from robotrl.export.network import PhysicalPolicy
 from robotrl.policies.policy import Policy
@@ -82,8 +88,9 @@ def verify_bundle(bundle: Path, policy: Policy | None = None) -> list[Check]:
         Check(
             "task",
             True,
-            f"{contract.task['name']}: model {contract.model_sha256[:12]}, {contract.control_hz:g} Hz, "
-            "all terms as in the contract",
+            f"{contract.task['name']}: "
+            + (f"model {contract.model_sha256[:12]}, " if contract.model_sha256 else "")
+            + f"{_rate(contract.control_dt_s)}, all terms as in the contract",
         ),
     ]
     for name, prefix in (("golden vectors", ""), ("recorded actions", "loop_")):
@@ -92,22 +99,27 @@ def verify_bundle(bundle: Path, policy: Policy | None = None) -> list[Check]:
         checks.append(
             Check(name, error <= contract.atol, f"max abs error {error:.2g} over {len(action)} observations")
         )
-    checks.append(_replay(task, loaded))
+    if not isinstance(task, ForeignTask):
+        checks.append(_replay(task, loaded))
     checks.append(_closed_loop(task, loaded, policy))
     return checks
 
 
-def _refuse_other_task(contract: Contract, task: Task) -> None:
+def _rate(control_dt_s: float | None) -> str:
+    return "an unknown control rate" if control_dt_s is None else f"{1 / control_dt_s:g} Hz"
+
+
+def _refuse_other_task(contract: Contract, task: AnyTask) -> None:
     """Raise if the task as it is today is not the one in the contract."""
-    model = task.build_model()
-    name = contract.task["name"]
-    if task.control_dt_s != contract.control_dt_s or float(model.opt.timestep) != contract.physics_dt_s:
+    specs, name = specs_of(task), contract.task["name"]
+    today = describe_physics(task, specs)
+    if any(today[key] != getattr(contract, key) for key in ("control_dt_s", "physics_dt_s")):
         raise RobotrlError(
-            f"the control rate does not fit: task {name} runs at {1 / task.control_dt_s:g} Hz with physics "
-            f"steps of {model.opt.timestep:g} s, the contract says {contract.control_hz:g} Hz and "
-            f"{contract.physics_dt_s:g} s"
+            f"the control rate does not fit: task {name} runs at {_rate(today['control_dt_s'])} with physics "
+            f"steps of {today['physics_dt_s']} s, the contract says {_rate(contract.control_dt_s)} and "
+            f"{contract.physics_dt_s} s"
         )
-    if model_sha256(model) != contract.model_sha256:
+    if today["model_sha256"] != contract.model_sha256:
         hint = (
             f" (compiled by MuJoCo {contract.mujoco_version}, this is {mujoco.__version__})"
             if mujoco.__version__ != contract.mujoco_version
@@ -116,7 +128,6 @@ def _refuse_other_task(contract: Contract, task: Task) -> None:
         raise RobotrlError(
             f"the model does not fit: task {name} now builds another model than the bundle's{hint}"
         )
-    specs = task.specs(model)
     unknown = [group for group in contract.groups if group not in specs.observation]
     if unknown or input_terms(specs, contract.groups) != contract.inputs:
         raise RobotrlError(
@@ -173,18 +184,27 @@ def _replay(task: Task, loaded: Bundle) -> Check:
     )
 
 
+def _start(task: AnyTask, loaded: Bundle) -> tuple[Env, np.ndarray, int]:
+    """Return one environment, its (D,) observation and the control steps to take in it."""
+    if isinstance(task, ForeignTask):
+        env = make_env(task, 1, evaluation_seed(0), num_threads=1)
+        obs = env.reset()
+        return env, torch.cat([obs[group] for group in loaded.contract.groups], dim=-1).numpy()[0], LOOP_STEPS
+    own = _recorded_env(task, loaded)
+    steps = own.max_steps if own.max_steps <= MAX_LOOP_STEPS else LOOP_STEPS
+    return own, loaded.golden["loop_observation"][0], steps
+
+
 @one_torch_thread()
 @torch.no_grad()
-def _closed_loop(task: Task, loaded: Bundle, policy: Policy | None) -> Check:
+def _closed_loop(task: AnyTask, loaded: Bundle, policy: Policy | None) -> Check:
     """Let the network drive the task and compare it with the training policy wherever it goes."""
-    env, contract = _recorded_env(task, loaded), loaded.contract
-    groups = contract.groups
+    env, flat, steps = _start(task, loaded)
+    groups, contract = loaded.contract.groups, loaded.contract
     physical = None if policy is None else PhysicalPolicy(_fitting(policy, loaded)).eval()
     scale = np.array([term.scale for term in contract.outputs])
     offset = np.array([term.offset for term in contract.outputs])
-    flat = loaded.golden["loop_observation"][0]
     error, rewards, sound = 0.0, list[float](), True
-    steps = env.max_steps if env.max_steps <= MAX_LOOP_STEPS else LOOP_STEPS
     for _ in range(steps):
         action = loaded(flat)
         if physical is not None:
@@ -197,9 +217,8 @@ def _closed_loop(task: Task, loaded: Bundle, policy: Policy | None) -> Check:
         rewards.append(float(step.reward))
         sound = sound and bool(step.valid.all())
         flat = torch.cat([step.obs[group] for group in groups], dim=-1).numpy()[0]
-    compared = min(steps, LOOP_STEPS)
-    total = sum(rewards[:compared])
-    recorded = float(loaded.golden["loop_reward"][:compared].sum())
+        if isinstance(task, ForeignTask) and bool(step.done):
+            break
     against = (
         "training policy not at hand"
         if policy is None
@@ -208,9 +227,22 @@ def _closed_loop(task: Task, loaded: Bundle, policy: Policy | None) -> Check:
     return Check(
         "closed loop",
         sound and error <= contract.atol,
-        f"{steps} control steps, {against}; return of the first {compared} {total:.6g}, recorded "
-        f"{recorded:.6g} (difference {total - recorded:.2g})"
+        f"{len(rewards)} control steps, {against}; "
+        + (_fresh(rewards) if isinstance(task, ForeignTask) else _against_recorded(rewards, loaded))
         + ("" if sound else "; the simulation diverged"),
+    )
+
+
+def _fresh(rewards: list[float]) -> str:
+    return f"return {sum(rewards):.6g} in a fresh episode, as it cannot be put into a recorded state"
+
+
+def _against_recorded(rewards: list[float], loaded: Bundle) -> str:
+    compared = min(len(rewards), LOOP_STEPS)
+    total, recorded = sum(rewards[:compared]), float(loaded.golden["loop_reward"][:compared].sum())
+    return (
+        f"return of the first {compared} {total:.6g}, recorded {recorded:.6g} "
+        f"(difference {total - recorded:.2g})"
     )
 
 

@@ -18,7 +18,7 @@ from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.sim.sim import Stage
 
 # MuJoCo treats |x| above this as a diverged simulation (mjMAXVAL)
-_MAX_ABS_STATE = 1e10
+MAX_ABS_STATE = 1e10
 
 # `failed` reports a diverged simulation; left alone, MuJoCo would also print it and write MUJOCO_LOG.TXT
 # into the working directory
@@ -30,7 +30,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     torch.from_numpy(np.frombuffer(bytes(1), dtype=np.uint8))
 
-_KINDS = {
+KINDS = {
     "joint": "njnt",
     "body": "nbody",
     "geom": "ngeom",
@@ -148,9 +148,9 @@ class BatchSim:
         """
         found = self._named.get((kind, name))
         if found is None:
-            if kind not in _KINDS:
-                raise unknown_name("kind of object", kind, _KINDS)
-            number = getattr(self.model, _KINDS[kind])
+            if kind not in KINDS:
+                raise unknown_name("kind of object", kind, KINDS)
+            number = getattr(self.model, KINDS[kind])
             names = [getattr(self.model, kind)(i).name for i in range(number)]
             if name not in names:
                 raise unknown_name(kind, name, filter(None, names))
@@ -226,11 +226,11 @@ class BatchSim:
         the last substep is caught as well.
         """
         # one number clears them all: where the sum of squares is small, every |x| is; False for NaN
-        small = self._flat_state.dot(self._flat_state).item() <= _MAX_ABS_STATE**2
+        small = self._flat_state.dot(self._flat_state).item() <= MAX_ABS_STATE**2
         if small and not np.count_nonzero(self._warning_counts) and not np.count_nonzero(self._raised):
             return None
         warned = self._warning_counts.any(axis=1)
-        insane = ~(np.abs(self.batch.state).max(axis=1) <= _MAX_ABS_STATE)  # True for NaN
+        insane = ~(np.abs(self.batch.state).max(axis=1) <= MAX_ABS_STATE)  # True for NaN
         failed = self._raised | warned | insane
         self._found = (self._warning_counts.copy(), self._raised.copy(), insane)
         self.batch.warning[failed] = 0

@@ -186,7 +186,7 @@ class _Buffers:
         for row in self.rows:
             start, samples, column, width = self._place(row)
             # a row holds: user, cursor (of the newest sample), times, values
-            ages_s = self._sim.dt_s * torch.arange(samples, 0, -1, dtype=torch.float64)
+            ages_s = self._sim.dt_s * torch.arange(samples, 0, -1, dtype=torch.float64, device=now.device)
             history[ids, start + 1] = float(samples - 1)
             history[ids, start + 2 : start + 2 + samples] = now.unsqueeze(1) - ages_s
             first = start + 2 + samples

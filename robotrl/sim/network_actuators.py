@@ -95,7 +95,7 @@ class _Drive:
         self._cursor = (self._cursor + 1) % len(self._memory)
         present = self._memory[self._cursor]
         command = ctrl[:, self._rows].clamp(self._low, self._high)  # as MuJoCo does
-        torch.sub(command, self._qpos[:, self._positions], out=present[0])
+        torch.sub(command, self._qpos[:, self._positions].cpu(), out=present[0])
         present[1] = self._qvel[:, self._velocities]
         if self._new.any():
             self._memory[:, :, self._new] = present[:, self._new]

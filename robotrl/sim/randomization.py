@@ -154,7 +154,7 @@ class Randomizer:
             param = self._sim.param(field)
             rows = torch.cat([item.rows for item in self._fields[field]]).unique()
             flat = param.view(self._sim.num_envs, *values.shape[1:])
-            flat[ids.unsqueeze(1), rows] = values[:, rows].to(param.dtype)
+            flat[ids.unsqueeze(1), rows] = values[:, rows].to(param)
         if self._feed_constants:
             self._sim.refresh_constants(ids)
 

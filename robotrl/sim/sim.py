@@ -78,7 +78,7 @@ class Sim(Protocol):
         ...
 
     def failed(self) -> Tensor | None:
-        """(N,) bool: diverged or over capacity since the last call; None where none did."""
+        """(N,) bool on the CPU: diverged or over capacity since the last call; None where none did."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,4 +87,12 @@ class Sim(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
+        ...
+
+
+class MakeSim(Protocol):
+    """What makes a simulator: `BatchSim`, `WarpSim`, either with some arguments given."""
+
+    def __call__(self, model: mujoco.MjModel, num_envs: int, *, stage: Stage) -> Sim:
+        """Return `num_envs` simulations of `model`."""
         ...

@@ -16,11 +16,12 @@ from torch import Tensor
 from robotrl.core.config import evaluation_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_aside
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs.env import AnyTask, make_env
 from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
-from robotrl.tasks.task import Task
+from robotrl.training.playback import own_task
 from robotrl.training.run_folder import RunFolder, steps_of, write_json
+from robotrl.training.video import chosen_grid, record_video
 
 _RESAMPLES = 10_000
 
@@ -59,14 +60,14 @@ class Evaluation:
 @one_torch_thread()
 @torch.no_grad()
 def evaluate(
-    policy: Policy, task: Task, episodes: int, seed: int, num_threads: int | None = None
+    policy: Policy, task: AnyTask, episodes: int, seed: int, num_threads: int | None = None
 ) -> Evaluation:
     """Run `episodes` whole episodes with the deterministic policy, one environment each.
 
     One episode per environment, so that short episodes are not counted more often than long ones. No
     training draws from the evaluation's random numbers, whatever the two seeds.
     """
-    env = VecEnv(task, episodes, seed=evaluation_seed(seed), num_threads=num_threads)
+    env = make_env(task, episodes, evaluation_seed(seed), num_threads)
     obs = env.reset()
     returns = torch.zeros(episodes, dtype=torch.float64)
     lengths = torch.zeros(episodes, dtype=torch.int64)
@@ -130,32 +131,36 @@ def evaluated_steps(run: RunFolder) -> int | None:
         raise RobotrlError(f"{path} is damaged: {error}") from error
 
 
-def evaluate_run(run: Path, episodes: int, seed: int, video: bool = False) -> dict[str, Any]:
+def evaluate_run(
+    run: Path, episodes: int, seed: int, video: bool = False, video_grid: str | None = None
+) -> dict[str, Any]:
     """Evaluate the newest checkpoint of a run.
 
     Args:
         run: the run folder.
         episodes: at least 1.
         seed: of the evaluation environments.
-        video: also record one episode as `video.mp4` in the run folder; one that is there is replaced.
+        video: also record first episodes as `video.mp4` in the run folder; one that is there is replaced.
+        video_grid: "ROWSxCOLUMNS", how many simulations the video shows; None for one.
 
     Returns:
         The summary, with the path of the per-episode CSV under "csv" and of the video under "video".
     """
     from robotrl.training.restore import load_policy_and_config
 
+    grid = chosen_grid(video_grid, video)
     if episodes < 1:
         raise UsageError(f"--episodes must be at least 1, got {episodes}")
     folder = RunFolder(run)
     policy, cfg = load_policy_and_config(run)
+    if video:
+        own_task(cfg.task)
     env_steps = steps_of(folder.latest_checkpoint())
     result = evaluate(policy, cfg.task, episodes, seed, cfg.sim_threads)
     summary = save_evaluation(folder.evaluation, result, seed, env_steps)
     summary |= {"csv": str(folder.evaluation / "episodes.csv"), "video": None}
     if video:
-        from robotrl.training.video import record_video
-
         path = folder.path / "video.mp4"
-        record_video(policy, cfg.task, path, seed=seed, task_name=cfg.task_name)
+        record_video(policy, cfg.task, path, seed=seed, grid=grid, task_name=cfg.task_name)
         summary["video"] = str(path)
     return summary

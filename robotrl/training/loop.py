@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robotrl.algorithms.algorithm import Algorithm
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs.env import Env
 
 MIN_STEPS_PER_ITERATION = 2_000
 """Of an off-policy loop, environment steps: long enough that logging costs nothing."""
@@ -35,7 +35,7 @@ class Loop(ABC):
     resumable: ClassVar[bool] = True
     """Whether training continues from a checkpoint."""
 
-    def __init__(self, env: VecEnv, algorithm: Algorithm, total_steps: int, torch_threads: int) -> None:
+    def __init__(self, env: Env, algorithm: Algorithm, total_steps: int, torch_threads: int) -> None:
         self.env = env
         self.algorithm = algorithm
         self.total_steps = total_steps
@@ -83,10 +83,10 @@ class Loop(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
-        self.env.load_state_dict(state["env"])
+        """Continue from `state_dict`; the episodes of another library's environments start anew."""
+        restarted = self.env.load_state_dict(state["env"])
         self.algorithm.load_state_dict(state["algorithm"])
-        self.obs = state["obs"]
+        self.obs = state["obs"] if restarted is None else restarted
         self.env_steps = state["env_steps"]
         self.phase_s = defaultdict(float, state["phase_s"])
 

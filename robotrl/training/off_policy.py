@@ -15,7 +15,7 @@ from torch import Tensor
 from robotrl.algorithms.off_policy.sac import SAC
 from robotrl.core.errors import UsageError
 from robotrl.data.replay import ReplayBuffer
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs.env import Env
 from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
 
 
@@ -26,7 +26,7 @@ class OffPolicyLoop(Loop):
 
     algorithm: SAC
 
-    def __init__(self, env: VecEnv, algorithm: SAC, total_steps: int, torch_threads: int) -> None:
+    def __init__(self, env: Env, algorithm: SAC, total_steps: int, torch_threads: int) -> None:
         capacity = algorithm.config.replay_size
         if capacity < env.num_envs:
             raise UsageError(

@@ -8,7 +8,7 @@ import torch
 
 from robotrl.algorithms.on_policy.ppo import PPO
 from robotrl.data.rollout import RolloutBuffer
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs.env import Env
 from robotrl.training.loop import EpisodeStatistics, Loop
 
 
@@ -19,7 +19,7 @@ class OnPolicyLoop(Loop):
 
     algorithm: PPO
 
-    def __init__(self, env: VecEnv, algorithm: PPO, total_steps: int, torch_threads: int) -> None:
+    def __init__(self, env: Env, algorithm: PPO, total_steps: int, torch_threads: int) -> None:
         super().__init__(env, algorithm, total_steps, torch_threads)
         dims = {group: env.specs.obs_dim(group) for group in env.specs.observation}
         self.buffer = RolloutBuffer(algorithm.config.num_steps, env.num_envs, dims, env.specs.action_dim)

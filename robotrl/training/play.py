@@ -17,13 +17,14 @@ from robotrl.core.types import Obs
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.contract import CONTRACT_FILE
 from robotrl.export.description import input_terms, output_terms, rebuild_task
+from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.rendering import has_screen
 from robotrl.tasks.task import Task
 from robotrl.training.failures import FailureRecording
-from robotrl.training.playback import Act, Playback, deterministic
+from robotrl.training.playback import Act, Playback, deterministic, own_task
 from robotrl.training.replay import Replay, record_replay
 from robotrl.training.restore import load_policy_and_config
-from robotrl.training.video import check_video_path, record_video
+from robotrl.training.video import check_video_path, chosen_grid, record_video
 from robotrl.training.web_viewer import WebViewer
 
 
@@ -33,6 +34,7 @@ def play(
     seed: int = 0,
     port: int = 8000,
     announce: Callable[[str], None] = print,
+    video_grid: str | None = None,
 ) -> None:
     """Show the controller of a run or a bundle, or a recorded failure, until the user stops it.
 
@@ -44,11 +46,13 @@ def play(
         seed: of the initial states.
         port: of the browser's viewer.
         announce: told what to open, or what was written.
+        video_grid: "ROWSxCOLUMNS", how many simulations the video shows; None for one.
 
     Raises:
         UsageError: `path` is none of these, `video` exists, the port is taken.
         RobotrlError: the run, bundle or recording is damaged, or nothing can be drawn.
     """
+    grid = chosen_grid(video_grid, video is not None)
     if video is not None:
         check_video_path(video)
         if video.exists():
@@ -59,7 +63,7 @@ def play(
         return
     act, task, task_name = load_controller(path)
     if video is not None:
-        record_video(act, task, video, seed=seed, task_name=task_name)
+        record_video(act, task, video, seed=seed, grid=grid, task_name=task_name)
         announce(f"wrote {video}")
         return
     _show(Playback(act, task, task_name, seed), port, announce)
@@ -95,15 +99,15 @@ def load_controller(path: Path) -> tuple[Act, Task, str]:
     """Return what acts, its task and the task's name.
 
     Raises:
-        UsageError: `path` is neither a run folder nor a bundle.
+        UsageError: `path` is neither a run folder nor a bundle, or its environment is another library's.
         RobotrlError: it is damaged.
     """
     if (path / "config.yaml").is_file():
         policy, config = load_policy_and_config(path)
-        return deterministic(policy), config.task, config.task_name
+        return deterministic(policy), own_task(config.task), config.task_name
     if (path / CONTRACT_FILE).is_file():
         bundle = Bundle.load(path)
-        task = rebuild_task(bundle.contract.task)
+        task = own_task(rebuild_task(bundle.contract.task))
         return bundle_controller(bundle, task), task, str(bundle.contract.task["name"])
     what = "has neither config.yaml nor contract.json" if path.exists() else "does not exist"
     raise UsageError(f"{path} {what}: give the folder of a run or of a bundle, or a failure recording")
@@ -146,6 +150,7 @@ def show_in_window(playback: Playback | Replay) -> None:
     """Play in MuJoCo's own viewer, in real time, until its window is closed."""
     import mujoco.viewer
 
+    assert isinstance(playback.env.sim, BatchSim)
     batch = playback.env.sim.batch
     model = batch.get_model(0)
     data = batch.get_data(0)

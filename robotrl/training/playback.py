@@ -1,4 +1,4 @@
-"""A trained controller at work in one simulation: what videos and viewers show."""
+"""A trained controller at work: what viewers and videos show."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from robotrl.core.config import evaluation_seed
+from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs
+from robotrl.envs.env import AnyTask
+from robotrl.envs.foreign.task import ForeignTask
 from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.policy import Policy
 from robotrl.tasks.task import Task
 
 Act = Callable[[Obs], Tensor]
-"""Observation groups, each (1, D), to an action (1, A) in [-1, 1]."""
+"""Observation groups, each (N, D), to actions (N, A) in [-1, 1]."""
 
 
 def deterministic(policy: Policy) -> Act:
@@ -25,6 +28,17 @@ def deterministic(policy: Policy) -> Act:
             return policy.act(obs, deterministic=True)
 
     return act
+
+
+def own_task(task: AnyTask) -> Task:
+    """Return a task that can be shown.
+
+    Raises:
+        UsageError: its environment is another library's.
+    """
+    if isinstance(task, ForeignTask):
+        raise UsageError(f"only robotrl's own tasks can be shown or recorded, not {task.name}")
+    return task
 
 
 class Playback:
@@ -86,3 +100,39 @@ class Playback:
         self._steps = 0
         self.episode_return = 0.0
         self.reward_terms = {}
+
+
+class FirstEpisodes:
+    """The first episode of each of N simulations driven by `act`; one that has ended stays ended.
+
+    Attributes:
+        env: the environments.
+        running: (N,) bool, whose episode has not ended.
+        returns: (N,) float64, sums of rewards since the episodes began.
+    """
+
+    def __init__(self, act: Act, task: Task, num_envs: int, seed: int) -> None:
+        self.act = act
+        self.env = VecEnv(task, num_envs, evaluation_seed(seed))
+        self.running = torch.ones(num_envs, dtype=torch.bool)
+        self.returns = torch.zeros(num_envs, dtype=torch.float64)
+        self._obs = self.env.reset()
+        self._steps = 0
+
+    @property
+    def dt_s(self) -> float:
+        """Time between two actions, s."""
+        return self.env.specs.control_dt_s
+
+    @property
+    def time_s(self) -> float:
+        """Since the episodes began, s."""
+        return self._steps * self.dt_s
+
+    def advance(self) -> None:
+        """Play one control step."""
+        step = self.env.step(self.act(self._obs))
+        self._obs = step.obs
+        self._steps += 1
+        self.returns += torch.where(self.running, step.reward.double(), 0.0)
+        self.running = self.running & ~step.done

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mujoco.batch import Batch
 from torch import Tensor
 
 from robotrl.core.errors import RobotrlError
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.description import rebuild_task
 from robotrl.sim.actuators import Kind
+from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.rendering import Quality, Renderer
 from robotrl.training.failures import FailureRecording
+from robotrl.training.playback import own_task
 from robotrl.training.video import caption, write_mp4
 
 # what acts on the simulation from outside besides its commands
@@ -48,6 +51,7 @@ class Replay:
         self.task_name = f"{recording.task['name']}, simulation {recording.simulation}: {causes}"
         self.dt_s = recording.control_dt_s
         finite = recording.states.isfinite().all(1)
+        self._batch = _batch(self.env)
         self._states, self._commands = recording.states[finite], recording.commands[finite].tolist()
         if not len(self._states):
             raise RobotrlError(f"{recording.path}: no state is finite, so nothing can be drawn")
@@ -82,8 +86,13 @@ class Replay:
 
     def _show(self, index: int) -> None:
         self._shown = index
-        self.env.sim.batch.state[0] = self._states[index].numpy()
+        self._batch.state[0] = self._states[index].numpy()
         self.reward_terms = dict(zip(self._actuators, self._commands[index], strict=True))
+
+
+def _batch(env: VecEnv) -> Batch:
+    assert isinstance(env.sim, BatchSim), "recordings are of simulations on the CPU"
+    return env.sim.batch
 
 
 def simulation_of(recording: FailureRecording) -> VecEnv:
@@ -93,12 +102,12 @@ def simulation_of(recording: FailureRecording) -> VecEnv:
         RobotrlError: the task cannot be built here, or has another model now.
     """
     try:
-        env = VecEnv(rebuild_task(recording.task), 1, num_threads=1)
+        env = VecEnv(own_task(rebuild_task(recording.task)), 1, num_threads=1)
         for name, values in recording.params.items():
             env.sim.param(name)[0] = values
     except (RobotrlError, RuntimeError) as error:
         raise RobotrlError(f"failure recording {recording.path}: {' '.join(str(error).split())}") from error
-    expected = (env.sim.batch.state.shape[1], env.specs.action_dim)
+    expected = (_batch(env).state.shape[1], env.specs.action_dim)
     if (recording.states.shape[1], recording.commands.shape[1]) != expected:
         raise RobotrlError(
             f"failure recording {recording.path} has states and commands of {recording.states.shape[1]} and "
@@ -124,7 +133,7 @@ def resimulate(recording: FailureRecording) -> Tensor:
             f"{recording.path} cannot be computed anew: what its learned actuators remembered is not recorded"
         )
     outside = [sim.data(field) for field in _FROM_OUTSIDE]
-    state = torch.from_numpy(sim.batch.state)
+    state = torch.from_numpy(_batch(env).state)
     computed = torch.empty_like(recording.states)
     now = recording.states[:1]
     for i, recorded in enumerate(recording.states.unsqueeze(1)):

@@ -9,14 +9,14 @@ import torch
 from robotrl.core import checkpoint
 from robotrl.core.config import TrainConfig
 from robotrl.core.errors import RobotrlError
+from robotrl.envs.env import specs_of
 from robotrl.policies.policy import Policy
 from robotrl.training.run_folder import RunFolder
 
 
 def make_policy(config: TrainConfig, rng: torch.Generator) -> Policy:
     """Build the policy a configuration describes, with fresh weights."""
-    specs = config.task.specs(config.task.build_model())
-    return config.policy_class(specs, config.policy, rng)
+    return config.policy_class(specs_of(config.task), config.policy, rng)
 
 
 def load_policy_and_config(run: Path) -> tuple[Policy, TrainConfig]:

@@ -18,7 +18,10 @@ from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_text_aside
 from robotrl.core.git import git_state
 
-_REPORTED_PACKAGES = ("torch", "mujoco", "numpy", "gymnasium", "stable_baselines3")
+_REPORTED_PACKAGES = (
+    "torch", "mujoco", "numpy", "gymnasium", "stable_baselines3",
+    "dm_control", "envpool", "gymnasium_robotics", "metaworld",
+)  # fmt: skip
 
 
 class RunFolder:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from robotrl.algorithms.algorithm import Algorithm
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Specs
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs.env import Env
+from robotrl.envs.foreign.vec_env import ForeignVecEnv
 from robotrl.networks.mlp import Activation
 from robotrl.policies.policy import Policy
 from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
@@ -73,12 +74,18 @@ class Sb3Algorithm(Algorithm):
                 "`policy` at its default and set policy.hidden or policy.activation"
             )
 
-    def connect(self, env: VecEnv) -> None:
+    def connect(self, env: Env) -> None:
         """Build SB3's object on the environments.
 
         Raises:
+            UsageError: the environments reset in calls that SB3 would learn from.
             RobotrlError: Stable-Baselines3 is not installed.
         """
+        if isinstance(env, ForeignVecEnv) and env.resets_in_next_call:
+            raise UsageError(
+                f"{env.name} resets its environments in calls of their own, which Stable-Baselines3 would "
+                "learn from: train with ppo or sac"
+            )
         from robotrl.envs.sb3 import Sb3VecEnv
 
         options = {
@@ -226,7 +233,7 @@ class Sb3Loop(Loop):
 
     algorithm: Sb3Algorithm
 
-    def __init__(self, env: VecEnv, algorithm: Sb3Algorithm, total_steps: int, torch_threads: int) -> None:
+    def __init__(self, env: Env, algorithm: Sb3Algorithm, total_steps: int, torch_threads: int) -> None:
         super().__init__(env, algorithm, total_steps, torch_threads)
         torch.set_num_threads(torch_threads)
         algorithm.connect(env)

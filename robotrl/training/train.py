@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from robotrl.core import checkpoint
-from robotrl.core.config import TrainConfig, learner_seed
+from robotrl.core.config import Backend, TrainConfig, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.envs.vec_env import VecEnv
+from robotrl.envs.env import make_env
+from robotrl.envs.foreign.task import ForeignTask
 from robotrl.export.bundle import check_exportable, export_policy
 from robotrl.export.verify import verify_bundle
+from robotrl.sim.sim import MakeSim
 from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
 from robotrl.training.evaluation import Evaluation, evaluate, evaluated_steps, save_evaluation
 from robotrl.training.exporting import provenance
@@ -25,6 +27,7 @@ from robotrl.training.loop import Loop
 from robotrl.training.metrics import MetricsLogger
 from robotrl.training.off_policy import OffPolicyLoop
 from robotrl.training.on_policy import OnPolicyLoop
+from robotrl.training.playback import own_task
 from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
 from robotrl.training.run_folder import RunFolder, write_json
@@ -51,6 +54,8 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
         InterruptedRunError: Ctrl-C; the run has a checkpoint.
         RobotrlError: learning diverged, or something failed after it.
     """
+    if config.video:
+        own_task(config.task)
     loop = make_loop(config)
     if config.export:
         check_exportable(loop.algorithm.policy, config.task, config.allow_simulation_only)
@@ -97,11 +102,22 @@ def make_loop(config: TrainConfig) -> Loop:
     torch_threads = config.torch_threads or loop_class.default_torch_threads or cpus
     overlapped = loop_class is OffPolicyLoop
     sim_threads = config.sim_threads or (max(1, cpus - torch_threads) if overlapped else cpus)
-    env = VecEnv(config.task, config.num_envs, config.seed, sim_threads, stagger=True)
+    env = make_env(
+        config.task, config.num_envs, config.seed, sim_threads, stagger=True, make_sim=_make_sim(config)
+    )
     rng = torch.Generator().manual_seed(learner_seed(config.seed))
     policy = config.policy_class(env.specs, config.policy, rng)
     algorithm = config.algorithm_class(env.specs, policy, config.algorithm, rng)
     return loop_class(env, algorithm, config.total_steps, torch_threads)
+
+
+def _make_sim(config: TrainConfig) -> MakeSim | None:
+    """Return what makes the simulator, None for the CPU's."""
+    if config.backend is Backend.CPU:
+        return None
+    from robotrl.sim.warp_sim import WarpSim  # an extra, and seconds to import
+
+    return WarpSim
 
 
 def _run(
@@ -113,6 +129,8 @@ def _run(
         closing(MetricsLogger(run.metrics_file, run.tensorboard, resumed_at)) as logger,
         Progress(config, show_progress, loop.env_steps) as progress,
     ):
+        if state is not None and isinstance(config.task, ForeignTask):
+            progress.warn(f"{config.task.name} cannot be saved: learning goes on, its episodes start anew")
         with stop_on_ctrl_c() as stop:
             _train_loop(run, config, loop, logger, clock, progress, stop)
         if stop.requested:

@@ -77,7 +77,7 @@ class WebViewer:
 
     def run(self) -> None:
         """Play and draw until `stop`; an exception (Ctrl-C) ends it as well."""
-        with Renderer(self.playback.env.sim, *self._size, quality=Quality.VIDEO) as renderer:
+        with Renderer(self.playback.env.sim, *self._size, quality=Quality.LIVE) as renderer:
             due = time.monotonic()
             self._publish(renderer)
             while not self._stopped.is_set():

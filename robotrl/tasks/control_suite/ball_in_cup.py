@@ -48,7 +48,7 @@ class BallInCup(Task):
             ball_x[ids, 0] = uniform((len(ids),), *BALL_X_M, rng)
             ball_z[ids, 0] = uniform((len(ids),), *BALL_Z_M, rng)
             sim.forward(ids)
-            ids = ids[contacts[ids] > 0]
+            ids = ids[contacts[ids].cpu() > 0]
 
     def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:
         """See `observation_terms`."""

@@ -50,7 +50,7 @@ class Finger(Task):
         while len(ids):
             randomize_joints(sim, ids, rng)
             sim.forward(ids)
-            ids = ids[contacts[ids] > 0]
+            ids = ids[contacts[ids].cpu() > 0]
 
     def hinge_velocity(self, sim: Sim) -> Tensor:
         """(N,) rad/s."""

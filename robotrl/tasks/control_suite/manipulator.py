@@ -109,7 +109,7 @@ class Bring(Task):
         if in_hand.any():
             held = ids[in_hand]
             sim.forward(held)
-            pose[in_hand] = self.grasp_pose(sim)[held]
+            pose[in_hand] = self.grasp_pose(sim)[held].to(pose)
         sim.data("qpos")[ids, ARM : ARM + 3] = pose
         # as in dm_control, the velocity of an earlier draw stays where a later one gives none
         thrown = ids[~in_hand & ~in_target]

@@ -92,7 +92,7 @@ def draw_until_free(sim: Sim, ids: Tensor, draw: Callable[[Tensor], None]) -> No
     for _ in range(MAX_DRAWS):
         draw(ids)
         sim.forward(ids)
-        ids = ids[contacts[ids] > 0]
+        ids = ids[contacts[ids].cpu() > 0]
         if not len(ids):
             return
     raise RobotrlError(

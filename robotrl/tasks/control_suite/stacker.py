@@ -101,7 +101,7 @@ class Stack(Task):
         boxes = draw_poses((len(ids), self.num_boxes), *BOX_RANGES, rng)
         sim.data("qpos")[ids, ARM:] = boxes.flatten(1)
         # the target is fixed to the world: no constant of the dynamics depends on its place
-        target, half_size = sim.named("body", "target").id, sim.named("geom", "target").size[ids, 0]
+        target, half_size = sim.named("body", "target").id, sim.named("geom", "target").size[ids, 0].cpu()
         level = torch.randint(self.num_boxes, (len(ids),), generator=rng)
         sim.param("body_pos")[ids, target, 0] = uniform((len(ids),), *TARGET_X_M, rng)
         sim.param("body_pos")[ids, target, 2] = half_size * (2 * level + 1)

@@ -53,7 +53,8 @@ class ContactForces:
         self._centre = sim.data("subtree_com")[:, 1]
         self._length, self._velocity = sim.data("actuator_length"), sim.data("actuator_velocity")
         self._gear = sim.param("actuator_gear")[:, :, 0]  # it may differ between simulations
-        self._motor_of_hinge = torch.from_numpy(np.argsort(sim.model.actuator_trnid[:, 0]))
+        motor_of_hinge = np.argsort(sim.model.actuator_trnid[:, 0])
+        self._motor_of_hinge = torch.from_numpy(motor_of_hinge).to(sim.device)
 
     def advance(self, ctrl: Tensor, substeps: int) -> None:
         """Advance the physics and remember from where the last physics step's solver started."""
@@ -66,7 +67,7 @@ class ContactForces:
     def reset(self, ids: Tensor) -> None:
         """Set the forces in simulations `ids` to 0: Gymnasium's first observation shows none."""
         if self._values is None:
-            self._values = torch.zeros(self.sim.num_envs, self.sim.model.nbody, 6, dtype=torch.float64)
+            self._values = torch.zeros_like(self.sim.data("cfrc_ext"))
         self._values[ids] = 0.0
 
     def read(self) -> Tensor:

@@ -1,0 +1,1 @@
+"""Environments that other libraries simulate, behind the same steps as our own."""
