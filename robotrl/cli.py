@@ -58,24 +58,40 @@ examples:
 """
 
 
+# of the columns of a task's sizes
+_UNITS = ("", "", " Hz", " s")
+
+
 def _list(words: Sequence[str]) -> None:
     parser = _parser(
         "list", "Print the names that can be given to `robotrl train`.", "list tasks\nlist recipes --json"
     )
     parser.add_argument("kind", metavar="|".join(_KINDS), help="what to list")
-    parser.add_argument("--json", action="store_true", help='print [{"name": ..., "description": ...}, ...]')
+    parser.add_argument(
+        "--json", action="store_true", help='print [{"name": ..., "description": ...}, ...], tasks with sizes'
+    )
     args = parser.parse_args(words)
     if args.kind not in _KINDS:
         raise unknown_name("list", args.kind, _KINDS)
-    from robotrl.core.catalog import available
+    from robotrl.core.catalog import available, task_sizes
 
     entries = available(_KINDS[args.kind])
+    sizes = task_sizes() if args.kind == "tasks" else {}
     if args.json:
-        print(json.dumps([{"name": name, "description": text} for name, text in entries.items()], indent=2))
-        return
-    _table([args.kind, "description"], entries.items())
-    if args.kind == "tasks":
+        rows = [{"name": name, "description": text, **sizes.get(name, {})} for name, text in entries.items()]
+        print(json.dumps(rows, indent=2))
+    elif sizes:
+        _table(
+            ["tasks", "observation", "action", "control", "episode", "description"],
+            [
+                (name, *(f"{value:g}{unit}" for value, unit in zip(size.values(), _UNITS, strict=True)), text)
+                for name, text in entries.items()
+                for size in [sizes[name]]
+            ],
+        )
         _list_foreign()
+    else:
+        _table([args.kind, "description"], entries.items())
 
 
 def _list_foreign() -> None:
@@ -279,10 +295,17 @@ def _verify(words: Sequence[str]) -> None:
 def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
-        "Watch a policy: in a window where there is a screen, else in a browser at a loopback address.",
-        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4",
+        "Watch a policy, or what led to a failure in training: in a window where there is a screen, else in\n"
+        "a browser at a loopback address.",
+        "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4\n"
+        "play runs/NAME/failures/step_000000081920_sim_00007.safetensors",
     )
-    parser.add_argument("path", metavar="RUN|BUNDLE", type=Path, help="folder of a run or a bundle")
+    parser.add_argument(
+        "path",
+        metavar="RUN|BUNDLE|FAILURE",
+        type=Path,
+        help="folder of a run or a bundle, or a file in the run's folder `failures`",
+    )
     parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
     parser.add_argument(
         "--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side"

@@ -309,7 +309,12 @@ def test_it_continues_bit_for_bit(
 
     env, rng = VecEnv(task, 5, seed=3, num_threads=2, stagger=True), torch.Generator().manual_seed(0)
     env.reset()
-    run(env, 7, rng)
+    run(env, 3, rng)
+    while (env.age == 0).any() or not (env.age == 9).any():
+        run(env, 1, rng)
+    before = run(env, 1, rng)[0]
+    new = env.age == 0  # some episodes have just begun, and no torque has acted in them
+    assert (before[new, 2:] == 0.0).all() and (before[~new, 2:] != 0.0).all()
     state, rng_state = env.state_dict(), rng.get_state()
     expected = run(env, 15, rng)
     other = VecEnv(task, 5, seed=99, num_threads=1)
@@ -335,7 +340,8 @@ def test_configuration_and_command_line(
         assert isinstance(log, Path) or np.array_equal(log, again)
     words = ["actuator-net", "a.csv", "b.csv", "--out", "hip.safetensors", "--updates", "30"]
     assert main(words) == 0
-    out = capsys.readouterr().out
+    out, bar = capsys.readouterr()
+    assert "100%" in bar
     assert "error of the network" in out and "error of the best PD law" in out and "944 for training" in out
     before = Path("hip.safetensors").read_bytes()
     assert main(words) == 2
@@ -345,6 +351,12 @@ def test_configuration_and_command_line(
     assert main([*words, "--force", "--seed", "1", "--lags-s", "0,0.004"]) == 0
     assert ActuatorNetwork.load(Path("hip.safetensors")).lags_s == (0.0, 0.004)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "b.csv", "hip.safetensors"]
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["actuator-net", "--help"])
+    assert "examples:\n  robotrl actuator-net " in capsys.readouterr().out
+    assert main(["--help"]) == 0 and "\n  actuator-net " in capsys.readouterr().out
 
     entry = "task.realism.actuators.legs={kind: network, network: hip.safetensors, command_range: [-1, 1]}"
     resolved = compose(["task=walker_walk", "algorithm=ppo", entry])

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from robotrl.compose import compose_task
 from robotrl.core.errors import UsageError
 from robotrl.envs.images import Images
+from robotrl.envs.vec_env import VecEnv
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.cameras import ImageKind, ImageTerm
 from robotrl.sim.rendering import Renderer
@@ -116,3 +118,32 @@ def test_terms_can_be_configured() -> None:
     words = OmegaConf.from_dotlist(["camera=above", "kind=DEPTH", "far_m=3"])
     term = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ImageTerm), words))
     assert term == ImageTerm("above", kind=DEPTH, far_m=3.0)
+
+
+def test_pictures_are_observation_groups_of_a_task() -> None:
+    """They belong to the same instant as the vectors: the true last one, and the first of a new episode."""
+    images = {"front": {"camera": "fixed", "width": 32, "height": 24}}
+    images["far"] = {"camera": "fixed", "kind": "depth"}
+    task = compose_task("cartpole_swingup", {"images": images})
+    env = VecEnv(task, 3, seed=0, num_threads=1)
+    env.max_steps = 2
+    first = env.reset()
+    assert first["front"].shape == (3, 24, 32, 3) and first["far"].dtype == torch.float32
+    drawn = Images(env.sim, task.images)
+    assert torch.equal(first["front"], drawn.observe()["front"])
+    env.age[1] = 1
+    step = env.step(torch.ones(3, 1))
+    assert step.truncated.tolist() == [False, True, False]
+    now = drawn.observe()["front"]
+    assert torch.equal(step.obs["front"], now)
+    changed = (step.final_obs["front"] != step.obs["front"]).flatten(1).any(1)
+    assert changed.tolist() == [False, True, False]
+    env.sim.data("qpos")[2] = float("nan")
+    step = env.step(torch.zeros(3, 1))
+    assert (step.final_obs["front"][2] == 0).all() and (step.obs["front"][2] > 0).any()
+
+
+def test_a_picture_cannot_take_the_name_of_another_group() -> None:
+    task = compose_task("cartpole_swingup", {"images": {"policy": {"camera": "fixed"}}})
+    with pytest.raises(UsageError, match=r"images\.policy: the task has an observation group"):
+        VecEnv(task, 1)

@@ -18,43 +18,49 @@ from torch import Tensor
 from robotrl.core.errors import RobotrlError
 from robotrl.core.files import write_aside
 
-FORMAT = "robotrl.checkpoint/1"
+_VERSION = 1
 
 
-def save(path: Path, tree: dict[str, Any]) -> None:
+def save(path: Path, tree: dict[str, Any], kind: str = "checkpoint") -> None:
     """Write `tree` to `path`, aside first and then by rename.
+
+    Args:
+        path: of the file.
+        tree: what to write.
+        kind: of content, which `load` will insist on.
 
     Raises:
         RobotrlError: the disk is full or the folder cannot be written; nothing is left behind.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(tree, "", tensors)
-    metadata = {"format": FORMAT, "tree": json.dumps(skeleton)}
+    metadata = {"format": _format(kind), "tree": json.dumps(skeleton)}
     try:
         write_aside(path, lambda aside: save_file(tensors, aside, metadata=metadata))
     except (OSError, SafetensorError) as error:
-        raise RobotrlError(f"cannot write checkpoint {path}: {error}") from error
+        raise RobotrlError(f"cannot write {kind} {path}: {error}") from error
 
 
-def load(path: Path, prefix: str = "") -> dict[str, Any]:
+def load(path: Path, prefix: str = "", kind: str = "checkpoint") -> dict[str, Any]:
     """Read the tree back.
 
     Args:
         path: written by `save`.
         prefix: read only tensors whose path starts with it ("algorithm/policy"); the others are None.
+        kind: of content, as it was saved.
 
     Raises:
-        RobotrlError: the file is missing, truncated, or not a robotrl checkpoint.
+        RobotrlError: the file is missing, truncated, or not a robotrl file of this kind.
     """
     if not path.is_file():
-        raise RobotrlError(f"checkpoint {path} does not exist")
+        raise RobotrlError(f"{kind} {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") != _format(kind):
                 raise RobotrlError(
-                    f"{path} is not a robotrl checkpoint: format is {metadata.get('format')!r}, "
-                    f"expected {FORMAT!r}"
+                    f"{path} is not a robotrl {kind}: format is {metadata.get('format')!r}, "
+                    f"expected {_format(kind)!r}"
                 )
 
             def tensor(name: str) -> Tensor | None:
@@ -62,8 +68,12 @@ def load(path: Path, prefix: str = "") -> dict[str, Any]:
 
             tree = _unpack(json.loads(metadata["tree"]), tensor)
     except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
-        raise RobotrlError(f"checkpoint {path} is damaged: {error}") from error
+        raise RobotrlError(f"{kind} {path} is damaged: {error}") from error
     return tree
+
+
+def _format(kind: str) -> str:
+    return f"robotrl.{kind.replace(' ', '_')}/{_VERSION}"
 
 
 def _pack(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -69,6 +69,9 @@ class RunOptions:
     """Time between two checkpoints, s, above 0."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept, at least 1."""
+    failure_recording_steps: int = 100
+    """Control steps before a divergence that its file shows, at least 0; 0 writes no files. They are kept for
+    every simulation: `robotrl.sim.guard` says what memory that takes."""
     backend: Backend = Backend.CPU
     """cpu, or warp: mujoco-warp on an NVIDIA GPU, in float32, with robotrl[warp] installed."""
     sim_threads: int | None = None
@@ -89,7 +92,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         checks.at_least(self, 1, "total_steps", "eval_episodes", "keep_checkpoints")
         checks.at_least(self, 1, "num_envs", "sim_threads", "torch_threads")
-        checks.at_least(self, 0, "seed", "eval_every", "eval_seed")
+        checks.at_least(self, 0, "seed", "eval_every", "eval_seed", "failure_recording_steps")
         checks.above(self, 0, "checkpoint_every_s")
         checks.finite(self, "target_return")
         for name in ("seed", "eval_seed"):

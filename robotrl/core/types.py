@@ -13,7 +13,7 @@ from torch import Tensor
 from robotrl.core.errors import UsageError, unknown_name
 
 Obs = dict[str, Tensor]
-"""Observation group name -> (N, D) float32."""
+"""Observation group name -> (N, D) float32; pictures are (N, height, width, channels), see `ImageTerm`."""
 
 
 class Source(enum.Enum):

@@ -12,6 +12,7 @@ from torch import Tensor
 from robotrl.core.types import Obs, ObsTerm
 from robotrl.envs.observation import ObservationPipeline
 from robotrl.sim.disturbances import Disturbances
+from robotrl.sim.guard import FailureRecorder
 from robotrl.sim.latency import Delays
 from robotrl.sim.network_actuators import NetworkActuators
 from robotrl.sim.randomization import Randomizer
@@ -78,18 +79,23 @@ class Effects:
         self._networks.reset(ids)
         self._delays.fill(ids)
 
-    def advance(self, task: Task, ctrl: Tensor, substeps: int) -> None:
+    def advance(
+        self, task: Task, ctrl: Tensor, substeps: int, recorder: FailureRecorder | None = None
+    ) -> None:
         """Disturb the coming control step and advance the physics by it.
 
         Args:
             task: what is simulated.
             ctrl: (N, A) float64 actuator commands in physical units.
             substeps: physics steps in a control step.
+            recorder: remembers the state and the commands as they are once disturbed.
         """
         self._randomizer.step(self._rng)
         self._disturbances.step(self._rng)
         if self._realism.action_noise:
             ctrl = self._noisy(ctrl)
+        if recorder is not None:
+            recorder.record(ctrl)
         sent = ctrl.to(self._sim.device)
         if not self._networks:
             task.advance(self._sim, sent, substeps)

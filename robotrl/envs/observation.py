@@ -10,6 +10,8 @@ from torch import Tensor
 
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.types import Obs, ObsTerm
+from robotrl.envs.images import Images
+from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.draws import Distribution, draw, matching
 from robotrl.sim.sim import Sim
 from robotrl.tasks.realism import ObservationNoise
@@ -30,6 +32,9 @@ class Observer:
         self._names = {group: [term.name for term in named] for group, named in terms.items()}
         # groups that are views of the simulator's memory: reading them needs no call of the task
         self._live: dict[str, Callable[[], Tensor]] = {}
+        self._images = _images(task, sim)
+        for group in task.images.keys() & terms.keys():
+            raise UsageError(f"images.{group}: the task has an observation group of that name already")
 
     def __call__(self) -> Obs:
         """Return group -> (N, D) float32, fresh tensors on the CPU."""
@@ -40,6 +45,10 @@ class Observer:
             group: self._live[group]() if group in self._live else _side_by_side(self._columns(values, group))
             for group in self._names
         }
+
+    def images(self, ids: Tensor | None = None) -> Obs:
+        """Return the pictures of simulations `ids`, or of all: group -> (n, height, width, channels)."""
+        return {} if self._images is None else self._images.observe(ids)
 
     def _columns(self, values: Mapping[str, Mapping[str, Tensor]], group: str) -> list[Tensor]:
         named = values[group]
@@ -72,6 +81,14 @@ class Observer:
                         f"{type(self._task).__name__}.observe must return {group}/{term.name} with shape "
                         f"({num_envs}, {term.size}), got {shape or 'nothing'}"
                     )
+
+
+def _images(task: Task, sim: Sim) -> Images | None:
+    if not task.images:
+        return None
+    if not isinstance(sim, BatchSim):
+        raise UsageError(f"images are drawn of simulations on the CPU, not of {type(sim).__name__}")
+    return Images(sim, task.images)
 
 
 def _side_by_side(columns: list[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from robotrl.core.types import Obs, Step
 from robotrl.envs.effects import Effects
 from robotrl.envs.observation import Observer
 from robotrl.sim.batch_sim import BatchSim
+from robotrl.sim.guard import FailureRecorder
 from robotrl.sim.sim import MakeSim, Sim
 from robotrl.tasks.task import Task
 
@@ -71,6 +72,8 @@ class VecEnv:
         self._return = torch.zeros(num_envs, dtype=torch.float64)
         self._counted = torch.ones(num_envs, dtype=torch.bool)
         self.num_diverged = 0
+        # set from outside by who wants to see what led to a divergence
+        self.recorder: FailureRecorder | None = None
 
     def reset(self) -> Obs:
         """Start a new episode everywhere and return its first observation."""
@@ -100,10 +103,10 @@ class VecEnv:
         """
         ctrl = self._to_ctrl(action)
         self.task.before_step(self.sim)
-        self._effects.advance(self.task, ctrl, self.substeps)
+        self._effects.advance(self.task, ctrl, self.substeps, self.recorder)
         failed = self.sim.failed()
 
-        obs = final_obs = self._effects.observe(self._observer())
+        obs = final_obs = self._effects.observe(self._observer()) | self._observer.images()
         terms = self.task.reward_terms(self.sim, ctrl.to(self.sim.device))
         terms = {name: term.cpu() for name, term in terms.items()}
         terminated = self.task.terminated(self.sim)
@@ -111,11 +114,13 @@ class VecEnv:
         self.age += 1
         done = truncated = self.age >= self.max_steps
         if failed is not None:
-            obs = final_obs = {g: values.masked_fill(failed.unsqueeze(1), 0.0) for g, values in obs.items()}
+            obs = final_obs = {group: _blanked(values, failed) for group, values in obs.items()}
             terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
             terminated = None if terminated is None else terminated & ~failed
             done = truncated = truncated | failed
             self.num_diverged += int(failed.sum())
+            if self.recorder is not None:
+                self.recorder.keep(failed)
         if terminated is None:
             terminated = torch.zeros(self.num_envs, dtype=torch.bool)
         else:
@@ -147,7 +152,8 @@ class VecEnv:
 
     def _first(self, ids: Tensor) -> Obs:
         """Return what the new episodes of simulations `ids` show first, group -> (n, ...)."""
-        return self._effects.first({group: values[ids] for group, values in self._observer().items()}, ids)
+        obs = {group: values[ids] for group, values in self._observer().items()}
+        return self._effects.first(obs, ids) | self._observer.images(ids)
 
     def _finished(self, ids: Tensor, failed: Tensor | None) -> dict[str, Tensor]:
         """Return the statistics of the episodes that ended: whole ones, of sound simulations."""
@@ -196,6 +202,11 @@ class VecEnv:
         self._return.copy_(state["return"])
         self.num_diverged = state["num_diverged"]
         self._effects.load_state_dict(state["effects"])
+
+
+def _blanked(values: Tensor, rows: Tensor) -> Tensor:
+    """Set rows of (N, ...) values to 0."""
+    return values.masked_fill(rows.view(-1, *[1] * (values.ndim - 1)), 0)
 
 
 def _float32(values: Tensor) -> Tensor:

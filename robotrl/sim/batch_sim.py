@@ -42,17 +42,16 @@ KINDS = {
     "light": "nlight",
 }
 
-_FATAL_WARNINGS = [
-    int(w)
-    for w in (
-        mujoco.mjtWarning.mjWARN_BADQPOS,
-        mujoco.mjtWarning.mjWARN_BADQVEL,
-        mujoco.mjtWarning.mjWARN_BADQACC,
-        mujoco.mjtWarning.mjWARN_BADCTRL,
-        mujoco.mjtWarning.mjWARN_CONTACTFULL,
-        mujoco.mjtWarning.mjWARN_CNSTRFULL,
-    )
-]
+# every warning of MuJoCo's means that its result is wrong
+_CAUSES = {
+    mujoco.mjtWarning.mjWARN_INERTIA: "singular inertia matrix",
+    mujoco.mjtWarning.mjWARN_CONTACTFULL: "more contacts than its memory holds",
+    mujoco.mjtWarning.mjWARN_CNSTRFULL: "more constraints than its memory holds",
+    mujoco.mjtWarning.mjWARN_BADQPOS: "position not finite or huge",
+    mujoco.mjtWarning.mjWARN_BADQVEL: "velocity not finite or huge",
+    mujoco.mjtWarning.mjWARN_BADQACC: "acceleration not finite or huge",
+    mujoco.mjtWarning.mjWARN_BADCTRL: "command not finite or huge",
+}
 
 
 class BatchSim:
@@ -100,6 +99,8 @@ class BatchSim:
         self._ctrl = self.data("ctrl")
         self._raised = np.zeros(num_envs, dtype=bool)
         self._warning_counts = self.batch.warning[..., 1]
+        # warning counters, raised errors and insane states at the last failure
+        self._found = (self._warning_counts.copy(), self._raised.copy(), self._raised.copy())
         self._flat_state = torch.from_numpy(self.batch.state).view(-1)
 
     def data(self, field: str) -> Tensor:
@@ -228,12 +229,23 @@ class BatchSim:
         small = self._flat_state.dot(self._flat_state).item() <= MAX_ABS_STATE**2
         if small and not np.count_nonzero(self._warning_counts) and not np.count_nonzero(self._raised):
             return None
-        warned = self._warning_counts[:, _FATAL_WARNINGS].any(axis=1)
-        sane = np.abs(self.batch.state).max(axis=1) <= MAX_ABS_STATE  # False for NaN
-        failed = self._raised | warned | ~sane
+        warned = self._warning_counts.any(axis=1)
+        insane = ~(np.abs(self.batch.state).max(axis=1) <= MAX_ABS_STATE)  # True for NaN
+        failed = self._raised | warned | insane
+        self._found = (self._warning_counts.copy(), self._raised.copy(), insane)
         self.batch.warning[failed] = 0
         self._raised[...] = False
         return torch.from_numpy(failed) if failed.any() else None
+
+    def failure_causes(self, sim_id: int) -> tuple[str, ...]:
+        """Say in words what the last call of `failed` found wrong with one simulation, before its reset."""
+        counts, raised, insane = (found[sim_id] for found in self._found)
+        causes = [text for warning, text in _CAUSES.items() if counts[int(warning)]]
+        if raised:
+            causes.append(" ".join(self.batch.error(sim_id).split()))
+        if insane and not causes:
+            causes.append("state not finite or huge")
+        return tuple(causes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that continues bit for bit: state, lagging outputs, per-simulation fields."""
@@ -241,7 +253,7 @@ class BatchSim:
         return {
             "state": torch.from_numpy(self.batch.state.copy()),
             "outputs": outputs,
-            "params": {name: values.clone() for name, values in self._expanded().items()},
+            "params": {name: values.clone() for name, values in self.expanded().items()},
             "warning": torch.from_numpy(self.batch.warning.copy()),
             "raised": torch.from_numpy(self._raised.copy()),
         }
@@ -257,7 +269,7 @@ class BatchSim:
                 f"simulator state has shape {tuple(state['state'].shape)}, this model with "
                 f"{self.num_envs} simulations needs {self.batch.state.shape}: same model and num_envs?"
             )
-        for name in self._expanded().keys() - state["params"].keys():
+        for name in self.expanded().keys() - state["params"].keys():
             owner, field = (self.model.opt, name[4:]) if name.startswith("opt.") else (self.model, name)
             self.param(name).copy_(torch.from_numpy(np.asarray(getattr(owner, field))))
         for name, values in state["params"].items():
@@ -270,7 +282,7 @@ class BatchSim:
         self.batch.warning[...] = state["warning"].numpy()
         self._raised[...] = state["raised"].numpy()
 
-    def _expanded(self) -> dict[str, Tensor]:
+    def expanded(self) -> dict[str, Tensor]:
         """Return the MjModel fields that differ between simulations, derived constants included."""
         values = {name: self.batch.expanded(name) for name in sorted(mujoco_batch.MODEL_FIELDS)}
         return {name: torch.from_numpy(array) for name, array in values.items() if array is not None}

@@ -12,16 +12,19 @@ from torch import Tensor
 
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import ActionTerm, ObsTerm, Specs
+from robotrl.sim.cameras import ImageTerm
 from robotrl.sim.sim import Sim, Stage
 from robotrl.tasks.realism import Realism
 
 
 @dataclass(kw_only=True)
 class _Options:
-    """The option that every task has."""
+    """The options that every task has."""
 
     realism: Realism = field(default_factory=Realism)
     """Randomisation, delays, noise, actuators, pushes."""
+    images: dict[str, ImageTerm] = field(default_factory=dict)
+    """Observation groups that are pictures of a camera."""
 
 
 class Task(_Options, ABC):

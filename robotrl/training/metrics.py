@@ -2,7 +2,8 @@
 
 The vocabulary: `episode/return`, `episode/length`, `reward/total`, `reward/<term>` (means over control
 steps), `eval/return`, `loss/<name>`, `value/<name>`, `policy/<name>`, `time/env_steps_per_s`,
-`time/<phase>_s` (cumulative), `sim/diverged` (cumulative count).
+`time/<phase>_s` (cumulative), `sim/diverged` (cumulative count), `sim/diverged_per_million_steps` (over the
+run so far).
 """
 
 from __future__ import annotations

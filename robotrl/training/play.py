@@ -1,4 +1,4 @@
-"""Watch a trained controller: in a window, in the browser, or as a video."""
+"""Watch a trained controller or a recorded failure: in a window, in the browser, or as a video."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from robotrl.export.description import input_terms, output_terms, rebuild_task
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.rendering import has_screen
 from robotrl.tasks.task import Task
+from robotrl.training.failures import FailureRecording
 from robotrl.training.playback import Act, Playback, deterministic, own_task
+from robotrl.training.replay import Replay, record_replay
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.video import check_video_path, chosen_grid, record_video
 from robotrl.training.web_viewer import WebViewer
@@ -34,33 +36,55 @@ def play(
     announce: Callable[[str], None] = print,
     video_grid: str | None = None,
 ) -> None:
-    """Show the controller of a run or a bundle until the user stops it.
+    """Show the controller of a run or a bundle, or a recorded failure, until the user stops it.
 
     In a window where there is a screen, else in the browser on 127.0.0.1.
 
     Args:
-        path: a run folder or a bundle.
-        video: write the first episode to this new MP4 file instead.
+        path: a run folder, a bundle or a failure recording of a run.
+        video: write the first episode, or the recorded states, to this new MP4 file instead.
         seed: of the initial states.
         port: of the browser's viewer.
         announce: told what to open, or what was written.
         video_grid: "ROWSxCOLUMNS", how many simulations the video shows; None for one.
 
     Raises:
-        UsageError: `path` is neither a run nor a bundle, `video` exists, the port is taken.
-        RobotrlError: the run or bundle is damaged, or nothing can be drawn.
+        UsageError: `path` is none of these, `video` exists, the port is taken.
+        RobotrlError: the run, bundle or recording is damaged, or nothing can be drawn.
     """
     grid = chosen_grid(video_grid, video is not None)
     if video is not None:
         check_video_path(video)
         if video.exists():
             raise UsageError(f"{video} exists: give another name or remove it")
-    act, task, task_name = load_controller(Path(path))
+    path = Path(path)
+    if path.is_file():
+        _play_recording(FailureRecording.load(path), video, port, announce)
+        return
+    act, task, task_name = load_controller(path)
     if video is not None:
         record_video(act, task, video, seed=seed, grid=grid, task_name=task_name)
         announce(f"wrote {video}")
         return
-    playback = Playback(act, task, task_name, seed)
+    _show(Playback(act, task, task_name, seed), port, announce)
+
+
+def _play_recording(
+    recording: FailureRecording, video: Path | None, port: int, announce: Callable[[str], None]
+) -> None:
+    name, causes = recording.task["name"], ", ".join(recording.causes)
+    announce(
+        f"simulation {recording.simulation} of {name} failed at {recording.env_steps:,} steps: {causes}; "
+        f"its last {len(recording.states)} control steps"
+    )
+    if video is not None:
+        record_replay(recording, video)
+        announce(f"wrote {video}")
+        return
+    _show(Replay(recording), port, announce)
+
+
+def _show(playback: Playback | Replay, port: int, announce: Callable[[str], None]) -> None:
     try:
         if _can_open_window():
             announce("close the window to end")
@@ -86,7 +110,7 @@ def load_controller(path: Path) -> tuple[Act, Task, str]:
         task = own_task(rebuild_task(bundle.contract.task))
         return bundle_controller(bundle, task), task, str(bundle.contract.task["name"])
     what = "has neither config.yaml nor contract.json" if path.exists() else "does not exist"
-    raise UsageError(f"{path} {what}: give the folder of a run or of a bundle")
+    raise UsageError(f"{path} {what}: give the folder of a run or of a bundle, or a failure recording")
 
 
 def bundle_controller(bundle: Bundle, task: Task) -> Act:
@@ -115,14 +139,14 @@ def bundle_controller(bundle: Bundle, task: Task) -> Act:
     return act
 
 
-def show_in_browser(playback: Playback, port: int, announce: Callable[[str], None]) -> None:
+def show_in_browser(playback: Playback | Replay, port: int, announce: Callable[[str], None]) -> None:
     """Serve the viewer until Ctrl-C."""
     with WebViewer(playback, port) as viewer:
         announce(f"open {viewer.address} in a browser; Ctrl-C ends")
         viewer.run()
 
 
-def show_in_window(playback: Playback) -> None:
+def show_in_window(playback: Playback | Replay) -> None:
     """Play in MuJoCo's own viewer, in real time, until its window is closed."""
     import mujoco.viewer
 

@@ -51,7 +51,10 @@ class Playback:
         episode_return: sum of rewards since the episode began.
         reward_terms: name -> value in the last control step; empty at the start of an episode.
         last_return: return of the last complete episode, None before that.
+        terms_label: what `reward_terms` are to a viewer.
     """
+
+    terms_label = "Reward in the last step"
 
     def __init__(self, act: Act, task: Task, task_name: str, seed: int = 0) -> None:
         self.act = act

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_text_aside
 from robotrl.training.charts import Series, histogram, line_chart, short
+from robotrl.training.failures import FailureRecording, failure_files
 from robotrl.training.metrics import read_metrics
 from robotrl.training.run_folder import RunFolder
 
@@ -92,6 +93,8 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "wall_s": wall_s,
         "steps_per_s": env_steps / wall_s if wall_s > 0 else None,
         "diverged": last.get("sim/diverged", 0.0),
+        "diverged_per_million": last.get("sim/diverged_per_million_steps"),
+        "failures": [FailureRecording.load(p, facts_only=True) for p in failure_files(folder.failures)],
         "summary": _json(folder.evaluation / "summary.json"),
         "learning": _learning_curve(rows),
         "terms": _chart(rows, _names(rows, "reward/")),

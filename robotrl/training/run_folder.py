@@ -92,6 +92,11 @@ class RunFolder:
         """The exported policy."""
         return self.path / "bundle"
 
+    @property
+    def failures(self) -> Path:
+        """Recordings of simulations that diverged in training; absent while there are none."""
+        return self.path / "failures"
+
     def config(self) -> config.TrainConfig:
         """Read the resolved configuration."""
         return config.from_yaml(self.config_file)

@@ -21,6 +21,7 @@ from robotrl.sim.sim import MakeSim
 from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
 from robotrl.training.evaluation import Evaluation, evaluate, evaluated_steps, save_evaluation
 from robotrl.training.exporting import provenance
+from robotrl.training.failures import FailureFiles
 from robotrl.training.lock import training_lock
 from robotrl.training.loop import Loop
 from robotrl.training.metrics import MetricsLogger
@@ -164,6 +165,8 @@ def _train_loop(
     next_evaluation = _next_multiple(loop.env_steps, config.eval_every)
     before = (loop.env_steps, clock.seconds)
 
+    failures = FailureFiles(run, config, loop)
+
     # a run that is resumed after its last step has its last checkpoint
     saved = loop.env_steps
 
@@ -174,7 +177,10 @@ def _train_loop(
         run.save_checkpoint(loop.env_steps, tree, config.keep_checkpoints)
 
     while loop.env_steps < config.total_steps and not stop.requested:
-        metrics = _iterate(run, loop)
+        try:
+            metrics = _iterate(run, loop)
+        finally:
+            failures.save()
         steps, seconds = loop.env_steps, clock.seconds
         metrics["time/env_steps_per_s"] = (steps - before[0]) / max(seconds - before[1], 1e-9)
         before = (steps, seconds)
@@ -182,6 +188,7 @@ def _train_loop(
         metrics["time/other_s"] = max(0.0, seconds - sum(loop.phase_s.values()))
         if loop.env.num_diverged:
             metrics["sim/diverged"] = float(loop.env.num_diverged)
+            metrics["sim/diverged_per_million_steps"] = 1e6 * loop.env.num_diverged / steps
         if config.eval_every and steps >= next_evaluation and steps < config.total_steps:
             clock.pause()
             result = evaluate(

@@ -126,7 +126,7 @@ def record_video(
     with BatchRenderer(episodes.env.sim, [view], Quality.VIDEO, threads) as renderer:
         shots = _shots(episodes, renderer, duration_s, fps)
         size = grid.columns * width, grid.rows * height
-        _write_mp4(path, _pictures(shots, board, renderer.num_threads), *size, fps)
+        write_mp4(path, _pictures(shots, board, renderer.num_threads), *size, fps)
 
 
 def check_video_path(path: Path) -> None:
@@ -201,8 +201,7 @@ class _Board:
         alone = len(self._tiles) == 1
         mean = sum(shot.returns) / len(shot.returns)
         text = f"{self._title}   {shot.time_s:5.2f} s   {'' if alone else 'mean '}return {mean:.1f}"
-        size = max(image.height // 30, 9)
-        _write(draw, (1.2 * size, size), text, size)
+        _write_caption(draw, text, image.height)
         if not alone:
             pad = self._small_px
             for (left, bottom), value in zip(self._corners, shot.returns, strict=True):
@@ -210,6 +209,18 @@ class _Board:
         picture = np.asarray(image)
         for _ in range(shot.repeats):
             yield picture
+
+
+def caption(picture: np.ndarray, text: str) -> np.ndarray:
+    """Return an (H, W, 3) picture with a line in its upper left corner."""
+    image = Image.fromarray(picture)
+    _write_caption(ImageDraw.Draw(image, "RGBA"), text, image.height)
+    return np.asarray(image)
+
+
+def _write_caption(draw: ImageDraw.ImageDraw, text: str, height: int) -> None:
+    size = max(height // 30, 9)
+    _write(draw, (1.2 * size, size), text, size)
 
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size_px: int) -> None:
@@ -226,7 +237,7 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size_px)
 
 
-def _write_mp4(path: Path, pictures: Iterator[np.ndarray], width: int, height: int, fps: float) -> None:
+def write_mp4(path: Path, pictures: Iterator[np.ndarray], width: int, height: int, fps: float) -> None:
     """Encode beside `path`, check that every picture is in the file, then rename."""
     part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
     writer: Generator[None, bytes, None] = imageio_ffmpeg.write_frames(
