@@ -213,9 +213,7 @@ def _evaluate(words: Sequence[str]) -> None:
         action="store_true",
         help="record an episode as video.mp4 in the run folder; one that is there is replaced",
     )
-    parser.add_argument(
-        "--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side"
-    )
+    parser.add_argument("--video-grid", metavar="ROWSxCOLUMNS", help="record many simulations, side by side")
     args = parser.parse_args(words)
     _check_seed(args.seed)
     from robotrl.training.evaluation import evaluate_run
@@ -307,9 +305,7 @@ def _play(words: Sequence[str]) -> None:
         help="folder of a run or a bundle, or a file in the run's folder `failures`",
     )
     parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
-    parser.add_argument(
-        "--video-grid", metavar="ROWSxCOLUMNS", help="record as many simulations side by side"
-    )
+    parser.add_argument("--video-grid", metavar="ROWSxCOLUMNS", help="record many simulations, side by side")
     parser.add_argument("--seed", type=int, default=0, help="seed of the episode (default 0)")
     parser.add_argument("--port", type=int, default=8000, help="port of the browser view (default 8000)")
     args = parser.parse_args(words)

@@ -11,6 +11,9 @@ environments: both draw shadows, reflections and 4 samples per pixel. "gymnasium
 environment. The contenders with "plain" draw what ours draws: without those and without the sky. Peers
 make a model and a context per environment, so they are measured with --max-envs at most.
 
+Pictures per second depend on what else the machine does; CPU time per picture hardly does, and is given
+for contenders of one process.
+
 Writes benchmarks/results/bench_pixels.json.
 """
 
@@ -57,11 +60,10 @@ def actions(n: int, size: int) -> np.ndarray:
 
 
 def ours(task: str, camera: str, n: int) -> Step:
-    """A VecEnv and its images."""
+    """A VecEnv whose task has an image."""
     import torch
 
     from robotrl.compose import compose_task
-    from robotrl.envs.images import Images
     from robotrl.envs.vec_env import VecEnv
     from robotrl.sim.cameras import ImageTerm
 
@@ -70,16 +72,11 @@ def ours(task: str, camera: str, n: int) -> Step:
     instance.episode_length_s = FOREVER_S * instance.control_dt_s
     if hasattr(instance, "terminate_when_unhealthy"):
         instance.terminate_when_unhealthy = False
+    instance.images = {"pixels": ImageTerm(camera, SIZE, SIZE)}
     env = VecEnv(instance, n)
-    images = Images(env.sim, {"pixels": ImageTerm(camera, SIZE, SIZE)})
     env.reset()
     drawn = torch.from_numpy(actions(n, env.specs.action_dim))
-
-    def step(i: int) -> Any:
-        env.step(drawn[i])
-        return images.observe()["pixels"].numpy()
-
-    return step
+    return lambda i: env.step(drawn[i]).obs["pixels"].numpy()
 
 
 def dm_control(task: str, camera: str, n: int, plain: bool = False) -> Step:
@@ -156,19 +153,19 @@ CONTENDERS: dict[str, Callable[[str, str, int], Step]] = {
 
 
 def serve(pipe: Connection, name: str, task: str, n: int) -> None:
-    """Time calls of one contender: receive their number, answer seconds; end at 0."""
+    """Time calls of one contender: receive their number, answer seconds and CPU seconds; end at 0."""
     os.environ.setdefault("MUJOCO_GL", "egl")
     step = CONTENDERS[name](task, TASKS[task][1], n)
     picture = step(0)
     assert picture.shape == (n, SIZE, SIZE, 3) and picture.dtype == np.uint8 and picture.std() > 5
-    pipe.send(0.0)
+    pipe.send((0.0, 0.0))
     count = 0
     while calls := pipe.recv():
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         for _ in range(calls):
             step(count % 64)
             count += 1
-        pipe.send(time.perf_counter() - start)
+        pipe.send((time.perf_counter() - start, time.process_time() - cpu))
 
 
 class Worker:
@@ -183,12 +180,12 @@ class Worker:
         theirs.close()
         self._answer()
 
-    def time(self, calls: int) -> float:
-        """Seconds that so many calls take."""
+    def time(self, calls: int) -> tuple[float, float]:
+        """Seconds and CPU seconds that so many calls take."""
         self.pipe.send(calls)
         return self._answer()
 
-    def _answer(self) -> float:
+    def _answer(self) -> tuple[float, float]:
         if not self.pipe.poll(self.timeout_s):
             raise RuntimeError(f"no answer within {self.timeout_s:g} s")
         return self.pipe.recv()
@@ -207,6 +204,7 @@ def measure_cell(task: str, num_envs: int, args: argparse.Namespace) -> dict[str
     names = ("ours", *PEERS[TASKS[task][0]])
     workers: dict[str, Worker] = {}
     rates: dict[str, list[float]] = {name: [] for name in names}
+    cpu_ms: dict[str, list[float]] = {name: [] for name in names}
     try:
         for name in names:
             n = num_envs if name == "ours" else min(num_envs, args.max_envs)
@@ -214,11 +212,14 @@ def measure_cell(task: str, num_envs: int, args: argparse.Namespace) -> dict[str
         calls = {}
         for name, worker in workers.items():
             worker.time(1)
-            calls[name] = max(1, round(args.sample_s * 2 / worker.time(2)))
-            calls[name] = max(1, round(args.sample_s * calls[name] / worker.time(calls[name])))
+            calls[name] = max(1, round(args.sample_s * 2 / worker.time(2)[0]))
+            calls[name] = max(1, round(args.sample_s * calls[name] / worker.time(calls[name])[0]))
         for _ in range(args.repeats):
             for name, worker in workers.items():
-                rates[name].append(worker.n * calls[name] / worker.time(calls[name]))
+                seconds, cpu_s = worker.time(calls[name])
+                pictures = worker.n * calls[name]
+                rates[name].append(pictures / seconds)
+                cpu_ms[name].append(1000 * cpu_s / pictures)
     finally:
         for worker in workers.values():
             worker.close()
@@ -233,6 +234,7 @@ def measure_cell(task: str, num_envs: int, args: argparse.Namespace) -> dict[str
                 "median_pictures_per_s": statistics.median(rates[name]),
                 "ours_over_theirs": statistics.median(ratios),
                 "ratio_range": [min(ratios), max(ratios)],
+                "cpu_ms_per_picture": None if "async" in name else statistics.median(cpu_ms[name]),
             }
         )
     return {"task": task, "num_envs": num_envs, "camera": TASKS[task][1], "contenders": rows}
@@ -241,7 +243,7 @@ def measure_cell(task: str, num_envs: int, args: argparse.Namespace) -> dict[str
 def show(console: Console, cell: dict[str, Any]) -> None:
     """Print a cell as a table."""
     table = Table(title=f"{cell['task']}, {cell['num_envs']} environments", title_justify="left")
-    for column in ("contender", "envs", "pictures/s", "ours / theirs", "range"):
+    for column in ("contender", "envs", "pictures/s", "ours / theirs", "range", "CPU ms/picture"):
         table.add_column(column, justify="left" if column == "contender" else "right")
     for row in cell["contenders"]:
         low, high = row["ratio_range"]
@@ -251,6 +253,7 @@ def show(console: Console, cell: dict[str, Any]) -> None:
             f"{row['median_pictures_per_s']:,.0f}",
             f"{row['ours_over_theirs']:.1f}",
             f"{low:.1f} to {high:.1f}",
+            "" if row["cpu_ms_per_picture"] is None else f"{row['cpu_ms_per_picture']:.2f}",
         )
     console.print(table)
 

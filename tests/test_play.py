@@ -341,3 +341,10 @@ def test_what_is_neither_run_nor_bundle_is_refused(tmp_path: Path) -> None:
         play(tmp_path)
     with pytest.raises(UsageError, match="mp4"):
         play(tmp_path, video=tmp_path / "v.gif")
+
+
+def test_a_recording_has_no_grid(tmp_path: Path) -> None:
+    recording = tmp_path / "step_000000000001_sim_00000.safetensors"
+    recording.write_bytes(b"")
+    with pytest.raises(UsageError, match="one simulation"):
+        play(recording, video=tmp_path / "v.mp4", video_grid="2x2")

@@ -329,6 +329,7 @@ def test_impossible_renderers_are_refused() -> None:
 
 def draw_in_new_process(**env: str) -> subprocess.CompletedProcess[str]:
     program = """
+import os
 import mujoco
 from robotrl.core.errors import RobotrlError
 from robotrl.sim.batch_renderer import BatchRenderer
@@ -343,6 +344,8 @@ except RobotrlError as error:
 try:
     left_open = BatchRenderer(sim, [View(None, 8, 8)], num_threads=2)
     print(left_open.render()[0].shape)
+    names = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+    print(sum(name.startswith("llvmpipe") for name in names), "threads that are not ours")
 except RobotrlError as error:
     print("error:", error)
 """
@@ -354,7 +357,7 @@ except RobotrlError as error:
 
 def test_without_a_screen_egl_is_chosen_even_after_mujoco_was_imported() -> None:
     done = draw_in_new_process()
-    assert done.stdout == 2 * "(1, 8, 8, 3)\n", done.stderr
+    assert done.stdout == 2 * "(1, 8, 8, 3)\n" + "0 threads that are not ours\n", done.stderr
     assert done.returncode == 0 and done.stderr == ""  # a renderer that is left open ends quietly, too
 
 

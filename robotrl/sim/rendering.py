@@ -260,6 +260,8 @@ def _metres(reading: np.ndarray, clip_m: tuple[float, float], orthographic: bool
 def _make_context(width: int, height: int) -> Any:
     """Create the OpenGL context that the module's docstring describes."""
     choose_egl = "MUJOCO_GL" not in os.environ and not has_screen()
+    # Mesa's software OpenGL would start threads of its own, and every small picture would wait for them
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     try:
         if choose_egl:
             from mujoco.egl import GLContext

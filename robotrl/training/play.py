@@ -59,6 +59,8 @@ def play(
             raise UsageError(f"{video} exists: give another name or remove it")
     path = Path(path)
     if path.is_file():
+        if video_grid is not None:
+            raise UsageError(f"{path} is a recording of one simulation: leave out --video-grid")
         _play_recording(FailureRecording.load(path), video, port, announce)
         return
     act, task, task_name = load_controller(path)
