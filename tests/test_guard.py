@@ -372,6 +372,8 @@ def test_a_video_has_a_picture_of_every_state(run: RunFolder, tmp_path: Path, ca
     assert np.corrcoef(blue, recording.commands.abs().squeeze(1))[0, 1] > 0.95
     with pytest.raises(UsageError, match="exists"):
         play(file, video)
+    with pytest.raises(UsageError, match="a recording of one simulation: leave out --video-grid"):
+        play(file, tmp_path / "other.mp4", video_grid="2x2")
 
 
 def test_a_state_that_is_not_finite_is_left_out(run: RunFolder, tmp_path: Path) -> None:
