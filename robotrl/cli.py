@@ -204,9 +204,7 @@ def _evaluate(words: Sequence[str]) -> None:
         "evaluate runs/NAME\nevaluate runs/NAME --episodes 100 --seed 7 --video",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    parser.add_argument(
-        "--episodes", type=int, default=32, help="number of episodes, at least 1 (default 32)"
-    )
+    parser.add_argument("--episodes", type=int, default=32, help="number of episodes (default 32)")
     parser.add_argument("--seed", type=int, default=1_000, help="seed of the environments (default 1000)")
     parser.add_argument(
         "--video",
@@ -293,17 +291,12 @@ def _verify(words: Sequence[str]) -> None:
 def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
-        "Watch a policy, or what led to a failure in training: in a window where there is a screen, else in\n"
-        "a browser at a loopback address.",
+        "Watch a policy or a recorded failure: in a window, or where there is no screen in a browser.",
         "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4\n"
         "play runs/NAME/failures/step_000000081920_sim_00007.safetensors",
     )
-    parser.add_argument(
-        "path",
-        metavar="RUN|BUNDLE|FAILURE",
-        type=Path,
-        help="folder of a run or a bundle, or a file in the run's folder `failures`",
-    )
+    what = "folder of a run or of a bundle, or a file in a run's folder `failures`"
+    parser.add_argument("path", metavar="RUN|BUNDLE|FAILURE", type=Path, help=what)
     parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
     parser.add_argument("--video-grid", metavar="ROWSxCOLUMNS", help="record many simulations, side by side")
     parser.add_argument("--seed", type=int, default=0, help="seed of the episode (default 0)")

@@ -54,7 +54,7 @@ def total(terms: dict[str, torch.Tensor]) -> np.ndarray:
 
 def copy_state(sim: BatchSim, row: int, physics: Any) -> None:
     """Put the state and the per-simulation model fields of one of ours into dm_control's physics."""
-    for field, values in sim._expanded().items():
+    for field, values in sim.expanded().items():
         getattr(physics.model, field)[...] = values[row].numpy()
     if sim.model.nhfield > 1:
         # our simulations choose one of several height fields, dm_control's model has one

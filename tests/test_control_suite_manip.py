@@ -165,7 +165,7 @@ def target_of(model: mujoco.MjModel) -> int:
 def own_starts(env: VecEnv) -> Starts:
     sim = env.sim
     body_quat = torch.as_tensor(sim.model.body_quat).expand(env.num_envs, -1, -1)
-    if "body_quat" in sim._expanded():
+    if "body_quat" in sim.expanded():
         body_quat = sim.param("body_quat")
     fields = [
         sim.data("qpos"),
@@ -304,7 +304,7 @@ def test_reset_leaves_the_others_and_the_constants_of_the_dynamics_alone(name: s
     np.testing.assert_array_equal(after.body_quat[others], before.body_quat[others])
     assert (after.target_pose()[[1, 4], 0] != before.target_pose()[[1, 4], 0]).all()
     env.sim.refresh_constants()
-    for field, values in env.sim._expanded().items():
+    for field, values in env.sim.expanded().items():
         # cameras and lights that follow a centre of mass would count the target in; none does
         if field not in ("body_pos", "body_quat") and not field.startswith(("cam_", "light_")):
             shared = np.broadcast_to(getattr(env.sim.model, field), values.shape)

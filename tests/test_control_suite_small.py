@@ -162,7 +162,7 @@ RANDOMIZABLE = ("geom_pos", "site_pos", "light_pos", "wrap_prm")
 def test_initial_states_are_distributed_as_dm_controls(name: str) -> None:
     env = VecEnv(make_task(name), RESETS, seed=11, num_threads=2)
     env.reset()
-    assert env.sim._expanded().keys() & set(RANDOMIZABLE) == DRAWN.get(name, set())
+    assert env.sim.expanded().keys() & set(RANDOMIZABLE) == DRAWN.get(name, set())
     original = load_original(*TASKS[name], 1)
     theirs = []
     for _ in range(RESETS):
@@ -314,9 +314,9 @@ def test_reset_depends_on_the_seed_alone(name: str) -> None:
 def test_a_reset_leaves_the_other_simulations_alone(name: str) -> None:
     env = VecEnv(make_task(name), 4, seed=0, num_threads=1)
     env.reset()
-    before = [env.sim.batch.state.copy(), *(v.numpy().copy() for v in env.sim._expanded().values())]
+    before = [env.sim.batch.state.copy(), *(v.numpy().copy() for v in env.sim.expanded().values())]
     env._reset(torch.tensor([1, 3]))
-    after = [env.sim.batch.state, *(values.numpy() for values in env.sim._expanded().values())]
+    after = [env.sim.batch.state, *(values.numpy() for values in env.sim.expanded().values())]
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(new[[0, 2]], old[[0, 2]])
         assert not np.array_equal(new[1], old[1]) and not np.array_equal(new[3], old[3])

@@ -364,9 +364,16 @@ def test_a_video_has_a_picture_of_every_state(run: RunFolder, tmp_path: Path, ca
     recording = FailureRecording.load(file)
     assert main(["play", str(file), "--video", str(video)]) == 0
     assert f"wrote {video}" in capsys.readouterr().out
-    assert iio.imread(video).shape == (len(recording.states), 480, 640, 3)
+    pictures = iio.imread(video).astype(int)
+    assert pictures.shape == (len(recording.states), 480, 640, 3)
+    # the bar of the only command, 30 px long for 1, rises and falls with it
+    bar = pictures[:, 416:, 4:12]
+    blue = (bar[..., 2] - bar[..., 0] > 100).sum(1).mean(1)
+    assert np.corrcoef(blue, recording.commands.abs().squeeze(1))[0, 1] > 0.95
     with pytest.raises(UsageError, match="exists"):
         play(file, video)
+    with pytest.raises(UsageError, match="a recording of one simulation: leave out --video-grid"):
+        play(file, tmp_path / "other.mp4", video_grid="2x2")
 
 
 def test_a_state_that_is_not_finite_is_left_out(run: RunFolder, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The first run on a machine compiles kernels for minutes; later ones find them in
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
@@ -13,6 +14,7 @@ import mujoco
 import pytest
 import torch
 
+from robotrl.compose import compose
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.paths import ASSETS
 from robotrl.envs.vec_env import VecEnv
@@ -29,6 +31,7 @@ from robotrl.tasks.control_suite.reacher import Reacher
 from robotrl.tasks.control_suite.walker import Walker
 from robotrl.tasks.realism import ObservationNoise, Realism
 from robotrl.tasks.task import Task
+from robotrl.training import train as training
 
 pytest.importorskip("mujoco_warp", reason='needs pip install "robotrl[warp]"')
 
@@ -250,6 +253,27 @@ def test_continues_bit_for_bit(model: mujoco.MjModel) -> None:
         assert torch.equal(other.data(name), sim.data(name))
     with pytest.raises(RobotrlError, match=r"shape \(3, 9\).*needs \(2, 9\)"):
         ON_CPU(model, 2).load_state_dict(sim.state_dict())
+
+
+def test_training_continues_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_make_sim", lambda config: ON_CPU)
+    words = ["task=cartpole_balance", "algorithm=ppo", "backend=warp", "num_envs=2", "total_steps=100"]
+    short = [
+        "task.episode_length_s=0.05",
+        "algorithm.num_steps=4",
+        "algorithm.hidden=[8]",
+        "policy.hidden=[8]",
+    ]
+    noise = ["+task.realism.observation_noise.all.std=0.1", "+task.realism.randomize.mass.field=body_mass"]
+    config = compose([*words, *short, *noise, "+task.realism.randomize.mass.range=[0.5,2]"])
+    loop = training.make_loop(config)
+    loop.iterate()
+    state = copy.deepcopy(loop.state_dict())
+    after = loop.iterate()
+    resumed = training.make_loop(config)
+    resumed.load_state_dict(state)
+    assert resumed.iterate() == after
+    assert torch.equal(resumed.obs["policy"], loop.obs["policy"])
 
 
 def test_what_it_cannot_do_is_refused(model: mujoco.MjModel) -> None:

@@ -23,12 +23,13 @@ from robotrl.training.video import caption, write_mp4
 # what acts on the simulation from outside besides its commands
 _FROM_OUTSIDE = ("qfrc_applied", "xfrc_applied", "eq_active", "mocap_pos", "mocap_quat", "userdata")
 _VIDEO_FPS = 20.0
+_BAR_COLOR = (90, 162, 255)
 
 
 class Replay:
     """The recorded states of one simulation, again and again: what viewers show in place of a `Playback`.
 
-    Nothing is computed anew; a last state that is not finite cannot be drawn and is left out.
+    Nothing is computed anew; states that are not finite, or whose commands are not, are left out.
 
     Attributes:
         env: one simulation with the recorded model fields and the present state.
@@ -50,7 +51,7 @@ class Replay:
         causes = ", ".join(recording.causes)
         self.task_name = f"{recording.task['name']}, simulation {recording.simulation}: {causes}"
         self.dt_s = recording.control_dt_s
-        finite = recording.states.isfinite().all(1)
+        finite = recording.states.isfinite().all(1) & recording.commands.isfinite().all(1)
         self._batch = _batch(self.env)
         self._states, self._commands = recording.states[finite], recording.commands[finite].tolist()
         if not len(self._states):
@@ -153,6 +154,8 @@ def resimulate(recording: FailureRecording) -> Tensor:
 def record_replay(recording: FailureRecording, path: Path, width: int = 640, height: int = 480) -> None:
     """Write the recorded states as an MP4 file, one picture per control step, 20 a second.
 
+    Bars along the lower edge show the commands of the control step, as shares of their ranges.
+
     Args:
         recording: of the failure.
         path: of the video, ending in .mp4.
@@ -168,9 +171,26 @@ def record_replay(recording: FailureRecording, path: Path, width: int = 640, hei
 
 
 def _pictures(replay: Replay, renderer: Renderer) -> Iterator[np.ndarray]:
-    """Yield a picture of each state."""
+    """Yield a picture of each state, with a bar for each command."""
+    specs = replay.env.specs
+    low, high = specs.action_low.numpy(), specs.action_high.numpy()
     ended = False
     while not ended:
+        picture = renderer.render()[0]
+        commands = np.array(list(replay.reward_terms.values()))
+        _draw_bars(picture, ((2 * commands - high - low) / (high - low)).clip(-1.0, 1.0))
         text = f"{replay.task_name}   {-replay.before_failure_s:.2f} s"
-        yield caption(renderer.render()[0], text)
+        yield caption(picture, text)
         ended = replay.advance()
+
+
+def _draw_bars(picture: np.ndarray, shares: np.ndarray) -> None:
+    """Draw shares of the command ranges, in [-1, 1], along the lower edge of an (H, W, 3) picture."""
+    height, width, _ = picture.shape
+    pitch, longest = min(16, width // len(shares)), height // 16
+    zero = height - longest - 4
+    picture[zero, : pitch * len(shares)] = _BAR_COLOR
+    for i, share in enumerate(shares):
+        end = zero - round(longest * float(share))
+        left = i * pitch + pitch // 8
+        picture[min(zero, end) : max(zero, end) + 1, left : left + max(pitch * 3 // 4, 1)] = _BAR_COLOR

@@ -116,7 +116,7 @@ class Dog(Task):
 
     def standing(self, sim: Sim) -> Tensor:
         """(N,) torso and pelvis high, head, torso and pelvis upright, the weight on the feet."""
-        high = tolerance(self.height(sim) / STAND_HEIGHT_M, (1.0, math.inf), margin=1.0)
+        high = tolerance(self.height(sim) / STAND_HEIGHT_M.to(sim.device), (1.0, math.inf), margin=1.0)
         upright = tolerance(
             self.vertical(sim)[:, 2::3],
             (UPRIGHT_COSINE, math.inf),

@@ -92,7 +92,7 @@ def redraw_until_free(sim: Sim, ids: Tensor, draw: Callable[[Tensor], None]) -> 
     for _ in range(MAX_ROUNDS):
         draw(ids)
         sim.forward(ids)
-        ids = ids[contacts[ids] > 0]
+        ids = ids[contacts[ids].cpu() > 0]
         if not len(ids):
             return
     raise RobotrlError(
@@ -115,7 +115,7 @@ def lift_off(sim: Sim, ids: Tensor) -> None:
     def touching(level: Tensor) -> Tensor:
         height[ids] = HEIGHTS_M[level]
         sim.forward(ids)
-        return contacts[ids] > 0
+        return contacts[ids].cpu() > 0
 
     low, high = torch.full_like(ids, -1), torch.full_like(ids, len(HEIGHTS_M) - 1)
     if touching(high).any():
