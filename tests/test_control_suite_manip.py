@@ -27,7 +27,7 @@ from robotrl.core.paths import CONFIGS
 from robotrl.envs.dm_control_compat import load_suite
 from robotrl.envs.vec_env import VecEnv
 from robotrl.sim.batch_sim import BatchSim
-from robotrl.tasks.control_suite import planar_arm
+from robotrl.tasks.control_suite import randomizers
 from robotrl.tasks.control_suite.manipulator import BringBall
 from robotrl.tasks.control_suite.stacker import Stack
 
@@ -327,8 +327,8 @@ def test_a_model_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
             super().edit_spec(spec)
             spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[2.0, 0.0, 0.0])
 
-    monkeypatch.setattr(planar_arm, "MAX_DRAWS", 5)
-    with pytest.raises(RobotrlError, match="3 simulations still start with contacts after 5 draws"):
+    monkeypatch.setattr(randomizers, "MAX_ROUNDS", 5)
+    with pytest.raises(RobotrlError, match="without contacts in 5 draws of 3 simulations"):
         VecEnv(Buried(), 3, num_threads=1).reset()
 
 

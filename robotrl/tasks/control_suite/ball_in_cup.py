@@ -12,7 +12,7 @@ from torch import Tensor
 from robotrl.core.paths import ASSETS
 from robotrl.core.types import ObsTerm, Source
 from robotrl.sim.sim import Sim
-from robotrl.tasks.control_suite.randomizers import uniform
+from robotrl.tasks.control_suite.randomizers import redraw_until_free, uniform
 from robotrl.tasks.task import Task
 
 BALL_X_M, BALL_Z_M = (-0.2, 0.2), (0.2, 0.5)
@@ -43,12 +43,12 @@ class BallInCup(Task):
     def reset(self, sim: Sim, ids: Tensor, rng: torch.Generator) -> None:
         """Draw the ball's position until it touches nothing."""
         ball_x, ball_z = sim.named("joint", "ball_x").qpos, sim.named("joint", "ball_z").qpos
-        contacts = sim.data("ncon")
-        while len(ids):
-            ball_x[ids, 0] = uniform((len(ids),), *BALL_X_M, rng)
-            ball_z[ids, 0] = uniform((len(ids),), *BALL_Z_M, rng)
-            sim.forward(ids)
-            ids = ids[contacts[ids].cpu() > 0]
+
+        def draw(left: Tensor) -> None:
+            ball_x[left, 0] = uniform((len(left),), *BALL_X_M, rng)
+            ball_z[left, 0] = uniform((len(left),), *BALL_Z_M, rng)
+
+        redraw_until_free(sim, ids, draw)
 
     def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:
         """See `observation_terms`."""

@@ -14,7 +14,7 @@ from robotrl.core.errors import UsageError
 from robotrl.core.paths import ASSETS
 from robotrl.core.types import ObsTerm, Source
 from robotrl.sim.sim import Sim
-from robotrl.tasks.control_suite.randomizers import randomize_joints, uniform
+from robotrl.tasks.control_suite.randomizers import randomize_joints, redraw_until_free, uniform
 from robotrl.tasks.task import Task
 
 SPIN_VELOCITY_RAD_S = 15.0
@@ -46,11 +46,7 @@ class Finger(Task):
 
     def reset(self, sim: Sim, ids: Tensor, rng: torch.Generator) -> None:
         """Draw all joint angles until nothing touches."""
-        contacts = sim.data("ncon")
-        while len(ids):
-            randomize_joints(sim, ids, rng)
-            sim.forward(ids)
-            ids = ids[contacts[ids].cpu() > 0]
+        redraw_until_free(sim, ids, lambda left: randomize_joints(sim, left, rng))
 
     def hinge_velocity(self, sim: Sim) -> Tensor:
         """(N,) rad/s."""

@@ -1,24 +1,20 @@
-"""What manipulator and stacker share: a planar arm with a hand, and props that start touching nothing.
+"""What manipulator and stacker share: a planar arm with a hand, and props.
 
 In both models the eight arm joints come first, then the slides x and z and the hinge y of each prop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import mujoco
 import torch
 from torch import Tensor
 
-from robotrl.core.errors import RobotrlError
 from robotrl.core.types import ObsTerm, Source
 from robotrl.sim.sim import Sim
 from robotrl.tasks.control_suite.randomizers import randomize_joints, uniform
 
 ARM = 8
 """Number of arm joints: the props' coordinates in qpos and qvel start here."""
-MAX_DRAWS = 1000
 
 _THUMB, _FINGER = 4, 6
 # dm_control observes the finger before the thumb, the model has the thumb first
@@ -80,22 +76,3 @@ def draw_poses(
     """(*shape, 3) uniform draws of x, z and the angle about y, each in its range."""
     low, high = torch.tensor((x_m, z_m, angle_rad), dtype=torch.float64).T
     return uniform((*shape, 3), low, high, rng)
-
-
-def draw_until_free(sim: Sim, ids: Tensor, draw: Callable[[Tensor], None]) -> None:
-    """Call `draw` with the simulations that still have a contact, at first all `ids`, until none has.
-
-    Raises:
-        RobotrlError: some simulation had contacts after `MAX_DRAWS` draws.
-    """
-    contacts = sim.data("ncon")
-    for _ in range(MAX_DRAWS):
-        draw(ids)
-        sim.forward(ids)
-        ids = ids[contacts[ids].cpu() > 0]
-        if not len(ids):
-            return
-    raise RobotrlError(
-        f"{len(ids)} simulations still start with contacts after {MAX_DRAWS} draws: "
-        "does the model leave the arm and the props room to lie apart?"
-    )

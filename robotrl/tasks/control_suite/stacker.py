@@ -19,12 +19,11 @@ from robotrl.tasks.control_suite.planar_arm import (
     arm_terms,
     arm_values,
     draw_poses,
-    draw_until_free,
     planar_pose,
     pose_terms,
     randomize_arm,
 )
-from robotrl.tasks.control_suite.randomizers import uniform
+from robotrl.tasks.control_suite.randomizers import redraw_until_free, uniform
 from robotrl.tasks.rewards import tolerance
 from robotrl.tasks.task import Task
 
@@ -94,7 +93,7 @@ class Stack(Task):
 
     def reset(self, sim: Sim, ids: Tensor, rng: torch.Generator) -> None:
         """Draw arm, target and boxes until nothing touches."""
-        draw_until_free(sim, ids, lambda ids: self._draw(sim, ids, rng))
+        redraw_until_free(sim, ids, lambda ids: self._draw(sim, ids, rng))
 
     def _draw(self, sim: Sim, ids: Tensor, rng: torch.Generator) -> None:
         randomize_arm(sim, ids, rng)
