@@ -148,8 +148,9 @@ class VecEnv:
         if action.shape != expected:
             raise UsageError(f"actions must have shape {expected}, got {tuple(action.shape)}")
         values = action.detach().numpy()
-        # both comparisons are False for NaN
-        if not (values.max() <= _ACTION_LIMIT and values.min() >= -_ACTION_LIMIT):
+        largest, smallest = np.maximum.reduce(values, None), np.minimum.reduce(values, None)
+        # False for NaN
+        if not -_ACTION_LIMIT <= smallest <= largest <= _ACTION_LIMIT:
             row = int((~(np.abs(values) <= _ACTION_LIMIT)).any(1).nonzero()[0][0])
             raise UsageError(
                 f"actions must be finite and in [-1, 1], environment {row} got {action[row].tolist()}"
