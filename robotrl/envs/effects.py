@@ -13,10 +13,12 @@ from robotrl.core.types import Obs, ObsTerm
 from robotrl.envs.observation import ObservationPipeline
 from robotrl.sim.disturbances import Disturbances
 from robotrl.sim.guard import FailureRecorder
+from robotrl.sim.height_fields import TerrainDraws
 from robotrl.sim.latency import Delays
 from robotrl.sim.network_actuators import NetworkActuators
 from robotrl.sim.randomization import Randomizer
 from robotrl.sim.sim import Sim
+from robotrl.sim.variant_sim import VariantSim
 from robotrl.tasks.realism import Measure, Realism, set_parameter
 from robotrl.tasks.task import Task
 
@@ -53,6 +55,7 @@ class Effects:
         self._realism = realism = copy.deepcopy(realism)
         self._sim, self._rng = sim, rng
         self._low, self._high = action_low, action_high
+        self._terrain = TerrainDraws(sim, realism.terrain) if realism.terrain.shapes else None
         self._randomizer = Randomizer(sim, realism.randomize, control_dt_s)
         self._delays = Delays(sim, realism.actuator_delays, realism.sensor_delays)
         self._disturbances = Disturbances(sim, realism.pushes, realism.kicks, control_dt_s)
@@ -69,7 +72,12 @@ class Effects:
         self.set_progress(1.0)
 
     def before_reset(self, ids: Tensor) -> None:
-        """Draw the models, delays and clocks of new episodes, before their states are drawn."""
+        """Draw the models, terrain, delays and clocks of new episodes, before their states are drawn."""
+        if isinstance(self._sim, VariantSim):
+            which = torch.randint(len(self._sim.models), (len(ids),), generator=self._rng)
+            self._sim.choose(ids, which)
+        if self._terrain is not None:
+            self._terrain.reset(ids, self._rng)
         self._randomizer.reset(ids, self._rng)
         self._delays.reset(ids, self._rng)
         self._disturbances.reset(ids, self._rng)

@@ -19,6 +19,7 @@ from robotrl.envs.task_check import check_rewards
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.guard import FailureRecorder
 from robotrl.sim.sim import MakeSim, Sim
+from robotrl.sim.variant_sim import VariantSim
 from robotrl.tasks.task import Task
 
 # one float32 rounding step above 1: tanh and clamp never exceed it
@@ -40,7 +41,11 @@ class VecEnv:
         num_threads: physics threads, None for all CPUs; the results do not depend on it.
         stagger: start the first episodes at random ages, so that N environments do not all sit in the
             same phase of an episode; these shortened episodes are left out of the statistics.
-        make_sim: makes the simulator, such as `WarpSim`; None for `BatchSim`.
+        make_sim: makes the simulator, such as `WarpSim`; None for `BatchSim`, or `VariantSim` where the
+            task's realism has variants.
+
+    Raises:
+        UsageError: the task's realism has variants, and `make_sim` is given.
     """
 
     def __init__(
@@ -52,13 +57,20 @@ class VecEnv:
         stagger: bool = False,
         make_sim: MakeSim | None = None,
     ) -> None:
-        model = task.build_model()
+        models = task.build_models()
+        model = models[0]
         # a task may remember something from before the step: one object per environment
         self.task = copy.copy(task)
         self.num_envs = num_envs
         self.specs = task.specs(model)
-        make_sim = make_sim or functools.partial(BatchSim, num_threads=num_threads)
-        self.sim: Sim = make_sim(model, num_envs, stage=task.stage)
+        self.sim: Sim
+        if len(models) == 1:
+            make_sim = make_sim or functools.partial(BatchSim, num_threads=num_threads)
+            self.sim = make_sim(model, num_envs, stage=task.stage)
+        elif make_sim is None:
+            self.sim = VariantSim(models, num_envs, num_threads, task.stage)
+        else:
+            raise UsageError("realism.variants: only the cpu backend runs models of several files")
         self.substeps = whole_ratio("control_dt_s", task.control_dt_s, self.sim.dt_s)
         self.max_steps = whole_ratio("episode_length_s", task.episode_length_s, task.control_dt_s)
         self.rng = torch.Generator().manual_seed(seed)

@@ -33,7 +33,7 @@ class BatchRenderer:
     thread at a time.
 
     Args:
-        sim: the simulations. Meshes, textures and height fields are those of its model.
+        sim: the simulations.
         views: what to draw of every simulation.
         quality: see `Quality`.
         num_threads: None for all CPUs this process may use, or fewer for fewer simulations; with 1 the
@@ -61,13 +61,13 @@ class BatchRenderer:
         self._cameras = [find_camera(sim.model, view.camera) for view in views]
         size = max(view.width for view in views), max(view.height for view in views)
         # alone and first: it loads the library
-        canvases = [Canvas(sim.model, *size, quality)]
+        canvases = [Canvas(sim.models, *size, quality)]
         self._canvas = canvases[0] if self.num_threads == 1 else None
         self._jobs: _Jobs = SimpleQueue()
         end: Callable[[], None] = canvases[0].close
         if self.num_threads > 1:
             with ThreadPoolExecutor() as pool:
-                made = pool.map(lambda _: Canvas(sim.model, *size, quality), range(1, self.num_threads))
+                made = pool.map(lambda _: Canvas(sim.models, *size, quality), range(1, self.num_threads))
                 canvases += made
             # no method of this object is their target: they must not keep it alive
             threads = [

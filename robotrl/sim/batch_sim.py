@@ -15,6 +15,7 @@ from mujoco import batch as mujoco_batch
 from torch import Tensor
 
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
+from robotrl.sim.model_fields import compiled_values
 from robotrl.sim.sim import Stage
 
 # MuJoCo treats |x| above this as a diverged simulation (mjMAXVAL)
@@ -96,6 +97,8 @@ class BatchSim:
             persistent=self._persistent,
         )
         self.model = self.batch.model
+        self.models: tuple[mujoco.MjModel, ...] = (self.model,)
+        self.chosen = torch.zeros(num_envs, dtype=torch.int64)
         self.dt_s = float(self.model.opt.timestep)
         self._data: dict[str, Tensor] = {}
         self._num_outputs = 0
@@ -285,14 +288,9 @@ class BatchSim:
         Raises:
             RobotrlError: the state is of another model or another number of simulations.
         """
-        if tuple(state["state"].shape) != self.batch.state.shape:
-            raise RobotrlError(
-                f"simulator state has shape {tuple(state['state'].shape)}, this model with "
-                f"{self.num_envs} simulations needs {self.batch.state.shape}: same model and num_envs?"
-            )
+        self._check_shape(state)
         for name in self.expanded().keys() - state["params"].keys():
-            owner, field = (self.model.opt, name[4:]) if name.startswith("opt.") else (self.model, name)
-            self.param(name).copy_(torch.from_numpy(np.asarray(getattr(owner, field))))
+            self.param(name).copy_(compiled_values(self, name)[self.chosen])
         for name, values in state["params"].items():
             self.param(name).copy_(values)
         self.batch.state[...] = state["state"].numpy()
@@ -303,6 +301,13 @@ class BatchSim:
         self._num_outputs = len(self.batch._bound)
         self.batch.warning[...] = state["warning"].numpy()
         self._raised[...] = state["raised"].numpy()
+
+    def _check_shape(self, state: dict[str, Any]) -> None:
+        if tuple(state["state"].shape) != self.batch.state.shape:
+            raise RobotrlError(
+                f"simulator state has shape {tuple(state['state'].shape)}, this model with "
+                f"{self.num_envs} simulations needs {self.batch.state.shape}: same model and num_envs?"
+            )
 
     def expanded(self) -> dict[str, Tensor]:
         """Return the MjModel fields that differ between simulations, derived constants included."""

@@ -27,6 +27,7 @@ class Failure:
             began; the simulation failed in the step from the last one.
         commands: (T, A) float64 actuator commands of these steps, physical units.
         params: MjModel field -> this simulation's values, for the fields that differ between simulations.
+        variant: which of the simulator's models it ran on.
     """
 
     simulation: int
@@ -35,6 +36,7 @@ class Failure:
     states: Tensor
     commands: Tensor
     params: dict[str, Tensor]
+    variant: int
 
 
 class FailureRecorder:
@@ -98,4 +100,5 @@ class FailureRecorder:
             torch.from_numpy(self._states[slots, simulation]),
             self._commands[torch.from_numpy(slots), simulation],
             {name: values[simulation].clone() for name, values in self._sim.expanded().items()},
+            int(self._sim.chosen[simulation]),
         )

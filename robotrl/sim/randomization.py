@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robotrl.core.errors import UsageError
 from robotrl.sim.draws import Distribution, Timer, When, check_range, draw, matching
+from robotrl.sim.model_fields import compiled_values
 from robotrl.sim.sim import Sim
 
 
@@ -136,6 +137,7 @@ class Randomizer:
         self._fields: dict[str, list[_Item]] = {}
         for item in self._items.values():
             self._fields.setdefault(item.spec.field, []).append(item)
+        # per model of the simulator's
         self._nominal = {field: _nominal(sim, field) for field in self._fields}
         for item in self._items.values():
             item.check_extremes(self._nominal[item.spec.field])
@@ -160,7 +162,7 @@ class Randomizer:
 
     def _write(self, fields: list[str], ids: Tensor) -> None:
         for field in fields:
-            values = self._nominal[field].expand(len(ids), -1, -1).clone()
+            values = self._nominal[field][self._sim.chosen[ids]]
             for item in self._fields[field]:
                 item.apply(values, ids)
             param = self._sim.param(field)
@@ -246,7 +248,7 @@ class _Item:
 
 
 def _nominal(sim: Sim, field: str, where: str = "randomize") -> Tensor:
-    """(1, rows, columns) float64 values of the model."""
+    """(K, rows, columns) float64 values of each of the simulator's models."""
     if field in _REFUSED:
         raise UsageError(f"{where}: {field} cannot be randomised: {_REFUSED[field]}")
     try:
@@ -255,10 +257,9 @@ def _nominal(sim: Sim, field: str, where: str = "randomize") -> Tensor:
         raise UsageError(f"{where}: {error}") from error
     if not param.dtype.is_floating_point:
         raise UsageError(f"{where}: {field} cannot be randomised: it holds whole numbers")
-    owner, name = (sim.model.opt, field[4:]) if field.startswith("opt.") else (sim.model, field)
-    values = torch.as_tensor(getattr(owner, name), dtype=torch.float64)
-    rows = 1 if field.startswith("opt.") or values.ndim == 0 else len(values)
-    return values.reshape(1, rows, -1)
+    values = compiled_values(sim, field).double()
+    rows = 1 if field.startswith("opt.") or values.ndim == 1 else values.shape[1]
+    return values.reshape(len(values), rows, -1)
 
 
 def _rows(model: mujoco.MjModel, spec: FieldRandomization, where: str) -> list[int]:

@@ -80,6 +80,11 @@ class Snapshot:
     Args:
         sim: the simulations.
 
+    Attributes:
+        variant: which of the simulator's models it runs on.
+        model: that model, with the simulation's own fields.
+        data: its state.
+
     Raises:
         UsageError: they run on another backend than the CPU's.
     """
@@ -87,15 +92,23 @@ class Snapshot:
     def __init__(self, sim: Sim) -> None:
         if not isinstance(sim, BatchSim):
             raise UsageError("pictures need the cpu backend")
-        self._batch = sim.batch
-        self.model = copy.copy(sim.model)
+        self._sim, self._batch = sim, sim.batch
+        # copies of the simulator's models, made when first needed
+        self._models: dict[int, mujoco.MjModel] = {}
+        self._take(0)
         self.data = mujoco.MjData(self.model)
+
+    def _take(self, variant: int) -> None:
+        if variant not in self._models:
+            self._models[variant] = copy.copy(self._sim.models[variant])
+        self.variant, self.model = variant, self._models[variant]
 
     def load(self, sim_id: int) -> None:
         """Copy the model fields and the state of one simulation.
 
         Positions are recomputed: the batch's may lag one substep, or the state was just written.
         """
+        self._take(int(self._sim.chosen[sim_id]))
         model, data = self.model, self.data
         self._batch.get_model(sim_id, model)
         self._batch.get_data(sim_id, data)
@@ -111,7 +124,7 @@ class Canvas:
     """An OpenGL context and what MuJoCo needs to draw with it.
 
     Args:
-        model: whose meshes, textures and height fields are drawn.
+        models: those of the simulator, whose meshes, textures and height fields are drawn.
         width: of the largest picture, px.
         height: of the largest picture, px.
         quality: see `Quality`.
@@ -120,27 +133,23 @@ class Canvas:
         RobotrlError: the graphics library is missing or fails.
     """
 
-    def __init__(self, model: mujoco.MjModel, width: int, height: int, quality: Quality) -> None:
-        effects = _EFFECTS[quality]
-        model = copy.copy(model)
-        visual = model.vis
-        visual.global_.offwidth, visual.global_.offheight = width, height
-        visual.quality.shadowsize = effects.shadow_size
-        visual.quality.numslices, visual.quality.numstacks = effects.slices, effects.slices // 2
+    def __init__(self, models: Sequence[mujoco.MjModel], width: int, height: int, quality: Quality) -> None:
+        self._models, self._size, self._effects = models, (width, height), _EFFECTS[quality]
         self._gl = _make_context(width, height)
+        self._option = mujoco.MjvOption()
+        # of each model, made when first drawn; the first now, so that what is missing is said now
+        self._assets: dict[int, _Assets] = {}
         try:
             with self.current():
-                visual.quality.offsamples = 0 if _draws_in_software() else effects.samples
-                self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-                mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+                self._assets_of(0)
         except Exception as error:
             raise _graphics_error(error) from error
-        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
-        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = effects.shadow_size > 0
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = effects.reflections
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = effects.sky
-        self._option = mujoco.MjvOption()
+
+    def _assets_of(self, variant: int) -> _Assets:
+        found = self._assets.get(variant)
+        if found is None:
+            found = self._assets[variant] = _Assets(self._models[variant], *self._size, self._effects)
+        return found
 
     def current(self) -> AbstractContextManager[None]:
         """Let the calling thread draw inside; only one thread can at a time."""
@@ -154,7 +163,10 @@ class Canvas:
         picture: np.ndarray,
     ) -> None:
         """Draw into `picture`, (H, W, 3) uint8 or for depth (H, W) float32; inside `current`."""
-        model, data, scene, context = snapshot.model, snapshot.data, self._scene, self._context
+        assets = self._assets_of(snapshot.variant)
+        model, data, scene, context = snapshot.model, snapshot.data, assets.scene, assets.context
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)
+        assets.upload_height_fields(model)
         view = camera.view(data) if isinstance(camera, FreeCamera) else camera
         mujoco.mjv_updateScene(model, data, self._option, None, view, _EVERYTHING, scene)
         depth = kind is ImageKind.DEPTH
@@ -174,8 +186,37 @@ class Canvas:
     def close(self) -> None:
         """Free the graphics memory."""
         with self.current():
-            self._context.free()
+            for assets in self._assets.values():
+                assets.context.free()
         self._gl.free()
+
+
+class _Assets:
+    """One model's meshes, textures and height fields in the graphics memory, and the scene of its geoms."""
+
+    def __init__(self, model: mujoco.MjModel, width: int, height: int, effects: _Effects) -> None:
+        model = copy.copy(model)
+        visual = model.vis
+        visual.global_.offwidth, visual.global_.offheight = width, height
+        visual.quality.shadowsize = effects.shadow_size
+        visual.quality.numslices, visual.quality.numstacks = effects.slices, effects.slices // 2
+        visual.quality.offsamples = 0 if _draws_in_software() else effects.samples
+        # a large height field takes a quarter of a second and 30 MB: only what is seen is uploaded
+        model.hfield_nrow[:], model.hfield_ncol[:] = 2, 2
+        self._uploaded: set[int] = set()
+        self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        self.context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        self.scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = effects.shadow_size > 0
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = effects.reflections
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = effects.sky
+
+    def upload_height_fields(self, model: mujoco.MjModel) -> None:
+        """Upload the height fields that a simulation's geoms show, unless they are there."""
+        shown = set(model.geom_dataid[model.geom_type == int(mujoco.mjtGeom.mjGEOM_HFIELD)].tolist())
+        for index in shown - self._uploaded:
+            mujoco.mjr_uploadHField(model, self.context, index)
+            self._uploaded.add(index)
 
 
 class Renderer:
@@ -204,7 +245,7 @@ class Renderer:
     ) -> None:
         self.view = View(camera, width, height)
         self.camera = find_camera(sim.model, camera)
-        self._canvas = Canvas(sim.model, width, height, quality)
+        self._canvas = Canvas(sim.models, width, height, quality)
         self._snapshot = Snapshot(sim)
 
     def render(self, ids: Sequence[int] = (0,)) -> np.ndarray:

@@ -38,9 +38,20 @@ class Named(Protocol):
 
 
 class Sim(Protocol):
-    """N simulations of one model. See `BatchSim` for the semantics of each member."""
+    """N simulations of one model. See `BatchSim` for the semantics of each member.
+
+    Attributes:
+        model: whose names and sizes hold for all simulations.
+        models: what the simulations run on: `model` alone, or models of the same layout, `model` first.
+        chosen: (N,) int64 on the CPU, which of `models` each simulation runs on.
+        num_envs: N.
+        device: where the tensors are.
+        dt_s: physics step, s.
+    """
 
     model: mujoco.MjModel
+    models: tuple[mujoco.MjModel, ...]
+    chosen: Tensor
     num_envs: int
     device: torch.device
     dt_s: float

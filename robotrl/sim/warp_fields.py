@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robotrl.core.errors import UsageError, unknown_name
+from robotrl.sim.model_fields import model_values
 
 if TYPE_CHECKING:
     from robotrl.sim.warp_sim import WarpSim
@@ -83,12 +84,6 @@ class Field(Tensor):
 
     def _own(self, values: Any) -> Any:
         return values.to(self) if isinstance(values, Tensor) else values
-
-
-def model_values(model: mujoco.MjModel, field: str) -> np.ndarray:
-    """Return the values of an MjModel field; options are named "opt.gravity" and so on."""
-    owner, name = (model.opt, field[4:]) if field.startswith("opt.") else (model, field)
-    return np.asarray(getattr(owner, name))
 
 
 def check_data_field(field: str) -> None:

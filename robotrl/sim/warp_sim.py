@@ -17,6 +17,7 @@ from torch import Tensor
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.sim import warp_worlds
 from robotrl.sim.batch_sim import KINDS, MAX_ABS_STATE
+from robotrl.sim.model_fields import model_values
 from robotrl.sim.sim import Stage
 from robotrl.sim.warp_fields import (
     CONSTANTS,
@@ -27,7 +28,6 @@ from robotrl.sim.warp_fields import (
     NamedSlices,
     check_data_field,
     check_model_field,
-    model_values,
 )
 from robotrl.sim.warp_worlds import Worlds
 
@@ -67,6 +67,7 @@ class WarpSim:
         if num_envs < 1:
             raise UsageError(f"num_envs must be at least 1, got {num_envs}")
         self.model, self.num_envs, self.stage = model, num_envs, stage
+        self.models, self.chosen = (model,), torch.zeros(num_envs, dtype=torch.int64)
         self.device = torch.device(device)
         self.dt_s = float(model.opt.timestep)
         # -1 where the MJCF has none

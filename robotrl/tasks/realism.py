@@ -12,6 +12,7 @@ import copy
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -22,8 +23,10 @@ from robotrl.core.types import ObsTerm
 from robotrl.sim.actuators import Actuator, replace_actuators
 from robotrl.sim.disturbances import Kick, Push
 from robotrl.sim.draws import check_range
+from robotrl.sim.height_fields import fill, replace_floor
 from robotrl.sim.latency import Delay, size_buffers
 from robotrl.sim.randomization import FieldRandomization, keep_bodies_general
+from robotrl.sim.terrain import Terrain
 
 
 @dataclass
@@ -97,8 +100,13 @@ class Ramp:
 
 @dataclass
 class Realism:
-    """Randomisation, delays, noise, actuators and pushes of a task; the defaults are an ideal robot."""
+    """What surrounds and troubles a task's robot; the defaults are an ideal robot on the model's floor."""
 
+    terrain: Terrain = field(default_factory=Terrain)
+    """Height fields in place of the floor."""
+    variants: list[Path] = field(default_factory=list)
+    """Further MJCF files of the task's model, with other meshes, sizes or masses; each episode draws the
+    task's own file or one of these."""
     actuators: dict[str, Actuator] = field(default_factory=dict)
     """Actuators replaced by what drives the real joints."""
     randomize: dict[str, FieldRandomization] = field(default_factory=dict)
@@ -126,6 +134,11 @@ class Realism:
             if length < 1:
                 raise UsageError(f"realism.history.{group} must be at least 1, got {length}")
         for name, ramp in self.curriculum.items():
+            if ramp.parameter.startswith("terrain.") and ramp.parameter != "terrain.difficulty":
+                raise UsageError(
+                    f"realism.curriculum.{name}: {ramp.parameter} is fixed when the model is made: ramp "
+                    "terrain.difficulty instead"
+                )
             for value in (ramp.start, ramp.end):
                 changed = copy.deepcopy(self)
                 set_parameter(changed, ramp.parameter, value, f"curriculum.{name}")
@@ -142,17 +155,22 @@ class Realism:
                     )
 
     def edit_spec(self, spec: mujoco.MjSpec) -> None:
-        """Change actuators and size the buffers of delays, before the model is compiled.
+        """Lay the terrain, change actuators and size the buffers of delays, before the model is compiled.
 
         Raises:
-            UsageError: an entry names nothing in the model.
+            UsageError: an entry names nothing in the model, or it has no floor to replace.
         """
         try:
+            replace_floor(spec, self.terrain)
             replace_actuators(spec, self.actuators)
             keep_bodies_general(spec, self.randomize)
             size_buffers(spec, self.actuator_delays, self.sensor_delays)
         except UsageError as error:
             raise UsageError(f"realism.{error}") from error
+
+    def edit_model(self, model: mujoco.MjModel) -> None:
+        """Write the terrain's heights into the compiled model."""
+        fill(model, self.terrain)
 
     def observation_terms(self, groups: Mapping[str, tuple[ObsTerm, ...]]) -> dict[str, tuple[ObsTerm, ...]]:
         """Repeat the terms of groups that show a history: `joint_position@-1` is that of one step ago.

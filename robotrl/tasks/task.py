@@ -13,6 +13,7 @@ from torch import Tensor
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import ActionTerm, ObsTerm, Specs
 from robotrl.sim.cameras import ImageTerm
+from robotrl.sim.layouts import check_layouts, fill_up, missing_nodes
 from robotrl.sim.sim import Sim, Stage
 from robotrl.tasks.realism import Realism
 
@@ -48,6 +49,9 @@ class Task(_Options, ABC):
 
     def edit_spec(self, spec: mujoco.MjSpec) -> None:
         """Change the model before it is compiled: sensors, sites, sizes, actuators."""
+
+    def edit_model(self, model: mujoco.MjModel) -> None:
+        """Change the compiled model: what the compiler would scale, such as heights."""
 
     @abstractmethod
     def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
@@ -120,23 +124,44 @@ class Task(_Options, ABC):
         return tuple(terms)
 
     def build_model(self) -> mujoco.MjModel:
-        """Read the MJCF, apply `edit_spec`, compile.
+        """Read the MJCF, apply `edit_spec`, compile, apply `edit_model`.
 
         Raises:
             RobotrlError: the file is missing or MuJoCo refuses it; MuJoCo's message is passed on.
         """
-        path = Path(self.mjcf)
+        return self._compile(Path(self.mjcf), "mjcf")
+
+    def build_models(self) -> list[mujoco.MjModel]:
+        """Build what the simulations run on: the task's model, and its variants with the same layout.
+
+        Raises:
+            RobotrlError: as `build_model`, or the files do not fit together.
+        """
+        if not self.realism.variants:
+            return [self.build_model()]
+        files = [Path(self.mjcf), *map(Path, self.realism.variants)]
+        options = ["mjcf"] + ["realism.variants"] * len(self.realism.variants)
+        models = list(map(self._compile, files, options))
+        models = list(map(self._compile, files, options, missing_nodes(models)))
+        check_layouts(files, models)
+        return models
+
+    def _compile(self, path: Path, option: str, nodes: int = 0) -> mujoco.MjModel:
         if not path.is_file():
-            raise RobotrlError(f"model file {path} does not exist (task {type(self).__name__}.mjcf)")
+            raise RobotrlError(f"model file {path} does not exist (task {type(self).__name__}.{option})")
         try:
             spec = mujoco.MjSpec.from_file(str(path))
             self.edit_spec(spec)
             self.realism.edit_spec(spec)
-            return spec.compile()
+            fill_up(spec, nodes)
+            model = spec.compile()
         except ValueError as error:
             raise RobotrlError(
                 f"model file {path} does not compile: {' '.join(str(error).split())}"
             ) from error
+        self.edit_model(model)
+        self.realism.edit_model(model)
+        return model
 
     def specs(self, model: mujoco.MjModel) -> Specs:
         """Collect observation terms (with their history), action terms and control rate."""

@@ -44,6 +44,7 @@ class FailureRecording:
         commands: (T, A) float64 actuator commands of these steps, physical units. None as above.
         params: MjModel field -> values, where simulations differ.
         mujoco_version: that made the states.
+        variant: which of the task's models it ran on, 0 the task's own; the others are realism.variants.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class FailureRecording:
     commands: Tensor
     params: dict[str, Tensor]
     mujoco_version: str
+    variant: int
 
     @classmethod
     def load(cls, path: Path, *, facts_only: bool = False) -> FailureRecording:
@@ -136,6 +138,7 @@ class FailureFiles:
             "commands": failure.commands,
             "params": failure.params,
             "mujoco_version": mujoco.__version__,
+            "variant": failure.variant,
         }
 
     def _remove_later(self, env_steps: int) -> int:

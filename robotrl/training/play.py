@@ -88,7 +88,8 @@ def _play_recording(
 
 def _show(playback: Playback | Replay, port: int, announce: Callable[[str], None]) -> None:
     try:
-        if _can_open_window():
+        # MuJoCo's own viewer shows one model
+        if _can_open_window() and len(playback.env.sim.models) == 1:
             announce("close the window to end")
             show_in_window(playback)
         else:

@@ -16,6 +16,7 @@ from robotrl.export.description import rebuild_task
 from robotrl.sim.actuators import Kind
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.rendering import Quality, Renderer
+from robotrl.sim.variant_sim import VariantSim
 from robotrl.training.failures import FailureRecording
 from robotrl.training.playback import own_task
 from robotrl.training.video import caption, write_mp4
@@ -104,6 +105,8 @@ def simulation_of(recording: FailureRecording) -> VecEnv:
     """
     try:
         env = VecEnv(own_task(rebuild_task(recording.task)), 1, num_threads=1)
+        if isinstance(env.sim, VariantSim):
+            env.sim.choose(torch.zeros(1, dtype=torch.int64), torch.tensor([recording.variant]))
         for name, values in recording.params.items():
             env.sim.param(name)[0] = values
     except (RobotrlError, RuntimeError) as error:

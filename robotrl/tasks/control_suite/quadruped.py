@@ -177,13 +177,11 @@ class QuadrupedEscape(Quadruped):
                 userdata=first.userdata,
             )
 
-    def build_model(self) -> mujoco.MjModel:
+    def edit_model(self, model: mujoco.MjModel) -> None:
         """Fill in the terrains: the compiler would scale each to heights from 0 to 1."""
-        model = super().build_model()
         rng = torch.Generator().manual_seed(self.terrain_seed)
         bumps = draw_bumps(self.num_terrains, 2 * float(model.hfield_size[0, 0]), rng)
         model.hfield_data[:] = bumpy_bowls(bumps, int(model.hfield_nrow[0])).flatten().numpy()
-        return model
 
     def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
         """The robot itself, the way to the middle of the bowl, and distances ahead."""
