@@ -1,4 +1,4 @@
-"""Make the pictures of the README: the robots, a controller at work, the report page of a run.
+"""Make the pictures of the README and the documentation: robots, terrain, controllers at work, a report page.
 
     python scripts/make_pictures.py [--report RUN] [--episode FILE RUN]...
     python scripts/make_pictures.py --report QUICKSTART --episode walk.png QUICKSTART --episode arm.png ARM
@@ -17,9 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 
 import robotrl
+from robotrl.compose import compose_task
+from robotrl.core.paths import CONFIGS
+from robotrl.envs.vec_env import VecEnv
 from robotrl.sim.rendering import Quality, Renderer
 from robotrl.training.play import load_controller
 from robotrl.training.playback import Playback
@@ -27,6 +31,7 @@ from robotrl.training.report import write_report
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 ROBOTS = ("walker_walk", "cheetah_run", "Ant-v5", "hopper_hop")
+TERRAIN = ("rough", "stairs_down", "blocks", "gaps")
 ROBOT_SIZE = (300, 240)
 FRAME_SIZE = (200, 160)
 FRAMES = 6
@@ -47,6 +52,25 @@ def draw_robots(path: Path) -> None:
         for _ in range(4):
             env.step(amplitude.unsqueeze(0))
         with Renderer(env.sim, *ROBOT_SIZE, quality=Quality.VIDEO) as renderer:
+            pictures.append(renderer.render()[0])
+    _save_row(pictures, path)
+
+
+def draw_terrain(path: Path) -> None:
+    """Draw a robot that stands on the hardest level of some shapes of `realism=terrain`."""
+    terrain = yaml.safe_load((CONFIGS / "realism" / "terrain.yaml").read_text())["terrain"]
+    pictures = []
+    for name in TERRAIN:
+        hardest = {"shapes": {name: terrain["shapes"][name]}, "difficulty": [1.0, 1.0]}
+        env = VecEnv(compose_task("quadruped_walk", {"realism": {"terrain": terrain | hardest}}), 1)
+        env.reset()
+        env.sim.reset()
+        env.sim.data("qpos")[0, 2] = 0.6
+        for _ in range(10):
+            env.step(torch.zeros(1, env.specs.action_dim))
+        with Renderer(env.sim, *ROBOT_SIZE, quality=Quality.VIDEO) as renderer:
+            camera = renderer.free_camera()
+            camera.azimuth_deg, camera.elevation_deg, camera.distance_m = 25.0, -30.0, 7.0
             pictures.append(renderer.render()[0])
     _save_row(pictures, path)
 
@@ -109,6 +133,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     draw_robots(IMAGES / "robots.png")
+    draw_terrain(IMAGES / "terrain.png")
     for name, run in args.episode:
         draw_episode(Path(run), IMAGES / name)
     if args.report is not None:

@@ -21,10 +21,12 @@ from robotrl.envs.vec_env import VecEnv
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.disturbances import Kick, Push
 from robotrl.sim.draws import When
+from robotrl.sim.height_fields import TerrainDraws, fill, replace_floor
 from robotrl.sim.latency import Delay
 from robotrl.sim.randomization import FieldRandomization
 from robotrl.sim.rendering import Renderer
 from robotrl.sim.sim import Stage
+from robotrl.sim.terrain import Kind, Shape, Terrain
 from robotrl.tasks.control_suite.cartpole import Cartpole
 from robotrl.tasks.control_suite.cheetah import Cheetah
 from robotrl.tasks.control_suite.reacher import Reacher
@@ -199,6 +201,34 @@ def test_geoms_of_the_world_move_with_their_simulation() -> None:
         env.sim.param("geom_pos")[1, env.sim.named("geom", "target").id, 0] = 0.1
         env.sim.step()
     close(warp.sim.data("geom_xpos"), exact.sim.data("geom_xpos"), 1e-5)
+
+
+LOG = """
+<mujoco>
+  <option timestep="0.005"/>
+  <worldbody>
+    <geom name="floor" type="plane" size="5 5 1"/>
+    <body pos="1 0 1"><freejoint/><geom type="capsule" size="0.1 0.2" euler="90 0 0"/></body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_simulations_rest_on_their_own_terrain() -> None:
+    terrain = Terrain(
+        {"up": Shape(Kind.STAIRS, (0.1, 0.3), (1.0, 1.0))}, levels=3, size_m=6.0, flat_radius_m=0.5
+    )
+    spec = mujoco.MjSpec.from_string(LOG)
+    replace_floor(spec, terrain)
+    model = spec.compile()
+    fill(model, terrain)
+    for sim in (BatchSim(model, N, 1), ON_CPU(model, N)):
+        TerrainDraws(sim, terrain).reset(torch.arange(N), torch.Generator().manual_seed(1))
+        level = sim.param("geom_dataid")[:, 0].cpu() - model.geom("floor").dataid
+        assert sorted(level.tolist()) == [0, 1, 2]
+        sim.step(substeps=300)
+        # on the first step, of 0.1, 0.2 or 0.3 m
+        close(sim.data("qpos")[:, 2], 0.2 + 0.1 * level, 2e-3)
 
 
 def test_failures_are_named_and_forgotten(model: mujoco.MjModel) -> None:

@@ -113,8 +113,10 @@ def _fill(node: DictConfig, schema: type, given: Mapping[str, Any], path: str) -
             continue
         if isinstance(value, float) and value.is_integer() and int in (hint, *get_args(hint)):
             value = int(value)  # 1e6 is a float to YAML
+        close = ""
         if isinstance(hint, type) and issubclass(hint, enum.Enum):
             value = next((member for member in hint if _spelled(member) == str(value).lower()), value)
+            close = nearest(str(value), map(_spelled, hint))
         try:
             if hint is bool and not isinstance(value, bool | str):
                 raise ValueError("a number is not a truth value")
@@ -123,7 +125,7 @@ def _fill(node: DictConfig, schema: type, given: Mapping[str, Any], path: str) -
             else:
                 node[key] = value
         except (OmegaConfBaseException, ValueError) as error:
-            raise UsageError(f"{name}: expected {_describe(hint)}, got {value!r}") from error
+            raise UsageError(f"{name}: expected {_describe(hint)}, got {value!r}{close}") from error
 
 
 def _element(hint: Any) -> type | None:

@@ -101,12 +101,12 @@ def _floor(spec: mujoco.MjSpec, name: str | None) -> mujoco.MjsGeom:
     flat = np.abs(model.geom_quat[of_world, 1:3]).max(axis=1, initial=0.0) < 1e-6
     floors = [geom for geom, kind, ok in zip(geoms, kinds, flat, strict=True) if ok and kind == int(_PLANE)]
     if not floors:
-        raise UsageError("terrain: the model has no horizontal plane that is fixed to the world")
+        raise UsageError("terrain: no horizontal plane is fixed to the model's world: add one to the MJCF")
     names = [geom.name for geom in floors]
     if name is None and len(floors) > 1:
         raise UsageError(f"terrain: the model has several horizontal planes: give floor, one of {names}")
     if name is not None and name not in names:
-        raise unknown_name("horizontal plane in terrain: floor", name, names)
+        raise UsageError(f"terrain: {unknown_name('horizontal plane', name, names)}")
     return floors[0 if name is None else names.index(name)]
 
 

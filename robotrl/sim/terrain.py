@@ -74,8 +74,8 @@ class Terrain:
     """Share of the levels from and to which an episode draws, 0 the easiest, 1 the hardest."""
     size_m: float = 20.0
     """Side of the square map, m; beyond is a plane below the terrain's lowest height."""
-    resolution_m: float = 0.05
-    """Between two heights of the map, m: a step is as steep as it allows."""
+    resolution_m: float = 0.1
+    """Between two heights of the map, m: a step is as steep as it allows. The finer, the slower is physics."""
     flat_radius_m: float = 1.0
     """How far the map is flat around the origin, along x and y, m: where robots start."""
     seed: int = 0
