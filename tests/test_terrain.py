@@ -347,6 +347,17 @@ def test_only_the_difficulty_can_be_ramped() -> None:
         Realism(terrain=small(), curriculum={"c": ramp})
 
 
+def test_the_floor_is_found_however_it_was_placed(tmp_path: Path) -> None:
+    task = rod(tmp_path, terrain=small())
+    text = task.mjcf.read_text()
+    plane = text[text.index("<geom") : text.index("/>", text.index("<geom")) + 2]
+    turned = plane.replace('pos="0 0 0.3"', 'zaxis="0 0 1"')
+    task.mjcf.write_text(text.replace(plane, f'<frame pos="1 2 0.3" euler="0 0 90">{turned}</frame>'))
+    ground = task.build_model().geom("ground")
+    np.testing.assert_allclose(ground.pos, [0, 0, FLOOR_M - 7 * 0.2], atol=1e-12)
+    np.testing.assert_array_equal(ground.quat, [1, 0, 0, 0])
+
+
 def test_a_wall_is_no_floor(tmp_path: Path) -> None:
     wall = '<geom name="wall" type="plane" size="1 1 1" pos="3 0 0" zaxis="-1 0 0"/>'
     sim = BatchSim(rod(tmp_path, wall, terrain=small()).build_model(), 1)

@@ -36,15 +36,16 @@ def replace_floor(spec: mujoco.MjSpec, terrain: Terrain) -> None:
     """
     if not terrain.shapes:
         return
-    floor = _floor(spec, terrain.floor)
+    floor, (x, y, level) = _floor(spec, terrain.floor)
     lowest, span = _range_m(heights_m(terrain))
-    level = float(floor.pos[2])
     outside = spec.worldbody.add_geom(name="terrain_outside", type=_PLANE)
     for attribute in _SURFACE:
         setattr(outside, attribute, getattr(floor, attribute))
-    outside.pos = [float(floor.pos[0]), float(floor.pos[1]), level + lowest - _BASE_M]
+    outside.pos = [x, y, level + lowest - _BASE_M]
     floor.type, floor.hfieldname = _HFIELD, _name(0)
+    floor.set_frame(spec.worldbody.add_frame())
     floor.pos, floor.quat = [0.0, 0.0, level + lowest], [1.0, 0.0, 0.0, 0.0]
+    floor.alt.type = mujoco.mjtOrientation.mjORIENTATION_QUAT
     for i in range(len(terrain.shapes) * terrain.levels):
         spec.add_hfield(
             name=_name(i),
@@ -90,16 +91,17 @@ class TerrainDraws:
         self._shown[ids, self._floor] = (self._first + shape * levels + level).int().to(self._shown.device)
 
 
-def _floor(spec: mujoco.MjSpec, name: str | None) -> mujoco.MjsGeom:
-    """Return the horizontal plane that is fixed to the world."""
-    # the compiler knows how each geom ended up, however its orientation was given
+def _floor(spec: mujoco.MjSpec, name: str | None) -> tuple[mujoco.MjsGeom, list[float]]:
+    """Return the horizontal plane that is fixed to the world, and where it is, m."""
+    # the compiler knows where each geom ends up, however its frame and orientation were given
     model = spec.copy().compile()
     of_world = np.flatnonzero(model.geom_bodyid == 0)
-    kinds, geoms = model.geom_type[of_world], list(spec.worldbody.geoms)
+    kinds = model.geom_type[of_world]
     if (kinds == int(_HFIELD)).any():
         raise UsageError("terrain: the model has a height field of its own for a floor")
-    flat = np.abs(model.geom_quat[of_world, 1:3]).max(axis=1, initial=0.0) < 1e-6
-    floors = [geom for geom, kind, ok in zip(geoms, kinds, flat, strict=True) if ok and kind == int(_PLANE)]
+    level = np.abs(model.geom_quat[of_world, 1:3]).max(axis=1, initial=0.0) < 1e-6
+    found = np.flatnonzero(level & (kinds == int(_PLANE)))
+    floors = [spec.worldbody.geoms[i] for i in found]
     if not floors:
         raise UsageError("terrain: no horizontal plane is fixed to the model's world: add one to the MJCF")
     names = [geom.name for geom in floors]
@@ -107,7 +109,8 @@ def _floor(spec: mujoco.MjSpec, name: str | None) -> mujoco.MjsGeom:
         raise UsageError(f"terrain: the model has several horizontal planes: give floor, one of {names}")
     if name is not None and name not in names:
         raise UsageError(f"terrain: {unknown_name('horizontal plane', name, names)}")
-    return floors[0 if name is None else names.index(name)]
+    chosen = 0 if name is None else names.index(name)
+    return floors[chosen], model.geom_pos[of_world[found[chosen]]].tolist()
 
 
 def _range_m(heights: Tensor) -> tuple[float, float]:

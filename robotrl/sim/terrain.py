@@ -75,7 +75,7 @@ class Terrain:
     size_m: float = 20.0
     """Side of the square map, m; beyond is a plane below the terrain's lowest height."""
     resolution_m: float = 0.1
-    """Between two heights of the map, m: a step is as steep as it allows. The finer, the slower is physics."""
+    """Between two heights of the map, m: a step is as steep as it allows; the finer, the slower."""
     flat_radius_m: float = 1.0
     """How far the map is flat around the origin, along x and y, m: where robots start."""
     seed: int = 0
