@@ -1,14 +1,15 @@
-"""Models of several files side by side: what must be equal, and meshes made to have equally many faces.
+"""Models of several files side by side: what must be equal, and what can be made equal.
 
 MuJoCo runs the simulations of a batch on several models if their MjData has the same layout. That
-includes a node per bounding box of the meshes' faces, so meshes of different resolution do not fit by
-themselves: unused meshes fill up what is missing.
+includes a node per bounding box of the meshes' faces, so meshes with different numbers of faces do not
+fit by themselves: unused meshes fill up what is missing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import mujoco
@@ -23,42 +24,50 @@ _OWN = (
     "nmesh", "ntex", "nskin", "nhfield", "nmat", "nname", "npath", "nkey", "ntuple", "nnumeric", "nuser_",
     "nbuffer", "npolygonmax", "noct", "nexclude", "npair",
 )  # fmt: skip
-_HINTS = {
-    "narena": " (its memory)",
-    "nbvh": " (bounding boxes of meshes)",
-    "nC": " (in one only, a body's centre of mass is at its origin and its axes are principal)",
-}
-_SMALLEST_FACES = 4
-_NODES = 2 * _SMALLEST_FACES - 1
+# of a mesh of four faces
+_FEWEST_NODES = 7
 
 
-def missing_nodes(models: Sequence[mujoco.MjModel]) -> list[int]:
-    """Return how many nodes each model lacks to have as many as the others; all 0 if they are equal."""
+@dataclass(frozen=True)
+class Filling:
+    """What a model lacks to have the layout of others.
+
+    Attributes:
+        nodes: bounding boxes of meshes.
+        general_bodies: whether bodies have entries in the inertia matrix that theirs do not need, as a body
+            whose centre of mass is at its origin.
+    """
+
+    nodes: int = 0
+    general_bodies: bool = False
+
+    def fill(self, spec: mujoco.MjSpec) -> None:
+        """Add it before the model is compiled; its physics is the same."""
+        if self.general_bodies:
+            for body in spec.bodies:
+                body.simple = False
+        # a mesh of F faces has 2 F - 1 nodes, always an odd number
+        parts = [self.nodes] if self.nodes % 2 else [_FEWEST_NODES, self.nodes - _FEWEST_NODES]
+        for i, nodes in enumerate(parts if self.nodes else []):
+            _add_mesh(spec, f"filler_{i}", (nodes + 1) // 2)
+
+
+def fillings(models: Sequence[mujoco.MjModel]) -> list[Filling]:
+    """Return what each model lacks to have the layout of all, as far as that can be added."""
     nodes = [int(model.nbvh) for model in models]
-    if len(set(nodes)) == 1:
-        return [0] * len(nodes)
-    # room for two of the smallest meshes: one or two then make any number
-    most = max(nodes) + 2 * _NODES
-    return [most - number for number in nodes]
+    general = len({int(model.nC) for model in models}) > 1
+    # room for two of the smallest meshes
+    most = max(nodes) + 2 * _FEWEST_NODES
+    return [Filling(most - each if len(set(nodes)) > 1 else 0, general) for each in nodes]
 
 
-def fill_up(spec: mujoco.MjSpec, nodes: int) -> None:
-    """Add unused meshes with `nodes` nodes in all, 0 or at least 14: a mesh of F faces has 2 F - 1."""
-    if nodes == 0:
-        return
-    parts = [nodes] if nodes % 2 else [_NODES, nodes - _NODES]
-    for i, part in enumerate(parts):
-        faces = (part + 1) // 2
-        # along a screw line, no four neighbours lie in a plane: each face is a polygon of its own
-        turn = np.arange(faces + 2, dtype=np.float64)
-        vertices = np.stack([np.cos(turn), np.sin(turn), turn / faces], axis=1)
-        strip = np.arange(faces)[:, None] + np.arange(3)
-        spec.add_mesh(
-            name=f"filler_{i}",
-            uservert=vertices.ravel(),
-            userface=strip.ravel(),
-            inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL,
-        )
+def _add_mesh(spec: mujoco.MjSpec, name: str, faces: int) -> None:
+    # along a screw line, no four neighbours lie in a plane: each face is a polygon of its own
+    turn = np.arange(faces + 2, dtype=np.float64)
+    vertices = np.stack([np.cos(turn), np.sin(turn), turn / faces], axis=1)
+    strip = np.arange(faces)[:, None] + np.arange(3)
+    shell = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
+    spec.add_mesh(name=name, uservert=vertices.ravel(), userface=strip.ravel(), inertia=shell)
 
 
 def check_layouts(files: Sequence[Path], models: Sequence[mujoco.MjModel]) -> None:
@@ -105,7 +114,7 @@ def _sizes(first: mujoco.MjModel, other: mujoco.MjModel) -> str:
     names = [name for name in dir(first) if name.startswith("n") and not name.startswith(_OWN)]
     pairs = {name: (getattr(other, name), getattr(first, name)) for name in names}
     return ", ".join(
-        f"{name} is {mine} instead of {theirs}{_HINTS.get(name, '')}"
+        f"{name} is {mine} instead of {theirs}"
         for name, (mine, theirs) in pairs.items()
         if isinstance(mine, int) and mine != theirs
     )

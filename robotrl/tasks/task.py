@@ -13,7 +13,7 @@ from torch import Tensor
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import ActionTerm, ObsTerm, Specs
 from robotrl.sim.cameras import ImageTerm
-from robotrl.sim.layouts import check_layouts, fill_up, missing_nodes
+from robotrl.sim.layouts import Filling, check_layouts, fillings
 from robotrl.sim.sim import Sim, Stage
 from robotrl.tasks.realism import Realism
 
@@ -142,18 +142,19 @@ class Task(_Options, ABC):
         files = [Path(self.mjcf), *map(Path, self.realism.variants)]
         options = ["mjcf"] + ["realism.variants"] * len(self.realism.variants)
         models = list(map(self._compile, files, options))
-        models = list(map(self._compile, files, options, missing_nodes(models)))
+        models = list(map(self._compile, files, options, fillings(models)))
         check_layouts(files, models)
         return models
 
-    def _compile(self, path: Path, option: str, nodes: int = 0) -> mujoco.MjModel:
+    def _compile(self, path: Path, option: str, filling: Filling | None = None) -> mujoco.MjModel:
         if not path.is_file():
             raise RobotrlError(f"model file {path} does not exist (task {type(self).__name__}.{option})")
         try:
             spec = mujoco.MjSpec.from_file(str(path))
             self.edit_spec(spec)
             self.realism.edit_spec(spec)
-            fill_up(spec, nodes)
+            if filling is not None:
+                filling.fill(spec)
             model = spec.compile()
         except ValueError as error:
             raise RobotrlError(
