@@ -1,0 +1,12 @@
+"""Numbers that several rules share."""
+
+from __future__ import annotations
+
+SQUARE_DECAY = 0.999
+"""Of the running means of squares."""
+
+TINY = 1e-30
+"""Traces below it are 0: denormal numbers cost a hundred cycles each and teach nothing."""
+
+TINY_SQUARE = 1e-36
+"""The same for running means of squares."""
