@@ -6,9 +6,10 @@ from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, fill
 from robotrl.algorithms.streaming.episode import (
     enter_state,
     move,
-    network_memory,
-    network_part,
     output,
+    propagate,
+    successor_output,
+    take_gradient,
     take_step,
 )
 from robotrl.algorithms.streaming.heads import (
@@ -18,7 +19,6 @@ from robotrl.algorithms.streaming.heads import (
     gaussian_gradient,
     gaussian_score,
 )
-from robotrl.algorithms.streaming.network import forward
 from robotrl.algorithms.streaming.rules.codes import FISHER_TRACE, INTENTIONAL_FISHER
 from robotrl.algorithms.streaming.state import (
     CONTINUOUS,
@@ -26,13 +26,12 @@ from robotrl.algorithms.streaming.state import (
     GAMMA,
     LAMBDA,
     STD_FLOOR,
-    WEIGHTS,
     Layout,
     Streams,
     Transitions,
     Workspace,
 )
-from robotrl.algorithms.streaming.update import accumulate_gradient, begin_update, finish_update
+from robotrl.algorithms.streaming.update import finish_update
 
 ACTOR, CRITIC = 0, 1
 
@@ -49,41 +48,22 @@ def advance(
             reward, gamma, resets = take_step(
                 i, layout, switches, hyper[i], streams, batch, work.activations
             )
-            next_a = network_part(CRITIC, layout.activations, work.activations)
-            memory = network_memory(i, CRITIC, layout, streams)
-            forward(memory[WEIGHTS], layout.sizes[CRITIC], next_a)
-            next_value = output(CRITIC, layout, work.activations)[0]
+            next_value = successor_output(i, CRITIC, layout, streams, work.activations)[0]
             value = output(CRITIC, layout, streams.activations[i])[0]
             delta = reward + gamma * next_value - value
+            decay = hyper[i, GAMMA] * hyper[i, LAMBDA]
             work.gradient[0, 0] = 1.0
-            critic_step = _learn(i, CRITIC, delta, layout, switches, hyper[i], streams, work)
+            take_gradient(i, CRITIC, delta, decay, False, layout, streams, work)
+            critic_step = finish_update(layout.rules[CRITIC], streams.rules[i, CRITIC])
             _policy_gradient(i, delta, layout, switches, hyper[i], streams, work.gradient[0])
-            actor_step = _learn(i, ACTOR, delta, layout, switches, hyper[i], streams, work)
-        else:
-            streams.reward_statistics[i, 0] = 0.0
+            take_gradient(i, ACTOR, delta, decay, True, layout, streams, work)
+            if layout.rules[ACTOR] == INTENTIONAL_FISHER:
+                _take_fisher_trace(i, layout, switches, hyper[i], streams, work)
+            actor_step = finish_update(layout.rules[ACTOR], streams.rules[i, ACTOR])
         enter_state(i, layout, switches, streams, batch, work.activations)
         move(i, CRITIC, critic_step, resets, layout, streams, work.direction)
         move(i, ACTOR, actor_step, resets, layout, streams, work.direction)
         _act(i, layout, switches, hyper[i], streams, work.gradient[0])
-
-
-@kernel
-def _learn(
-    i: int, k: int, delta: float, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams,
-    work: Workspace,
-) -> float:
-    """Take the output's gradient in `work` into the traces of network k; return the factor of the step."""
-    rule, s = layout.rules[k], streams.rules[i, k]
-    memory = network_memory(i, k, layout, streams)
-    u = network_part(k, layout.parameters, work.direction)
-    a = network_part(k, layout.activations, streams.activations[i])
-    d, spare = work.gradient[0], work.gradient[1]
-    begin_update(rule, delta, hyper[GAMMA] * hyper[LAMBDA], k == ACTOR, s)
-    accumulate_gradient(rule, memory, u, layout.sizes[k], a, d, spare, s)
-    if rule == INTENTIONAL_FISHER:
-        _draw_score(i, layout, switches, hyper, streams, d, spare)
-        accumulate_gradient(FISHER_TRACE, memory, u, layout.sizes[k], a, d, spare, s)
-    return finish_update(rule, s)
 
 
 @kernel
@@ -100,11 +80,12 @@ def _policy_gradient(
 
 
 @kernel
-def _draw_score(
-    i: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, d: Reals, spare: Reals
+def _take_fisher_trace(
+    i: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, work: Workspace
 ) -> None:
-    """Write the gradient of log pi by the outputs at an action drawn independently of the one taken."""
+    """Add the gradient's size at an action drawn independently of the one taken to the actor's rule."""
     y = output(ACTOR, layout, streams.activations[i])
+    d, spare = work.gradient[0], work.gradient[1]
     if switches[CONTINUOUS] != 0:
         noise = spare[: len(y) // 2]
         fill_normal(streams.random[i], noise)
@@ -112,6 +93,7 @@ def _draw_score(
     else:
         action = categorical_action(y, streams.random[i], spare[: len(y)])
         categorical_gradient(y, action, 0.0, d[: len(y)])
+    propagate(i, ACTOR, FISHER_TRACE, layout, streams, work)
 
 
 @kernel

@@ -62,9 +62,18 @@ class StreamConfig:
         return self.preset is Preset.REFERENCE and not self.rule.is_intentional
 
 
+def _refuse_policy_rule(config: StreamConfig) -> None:
+    if config.rule is Rule.INTENTIONAL_FISHER:
+        raise ValueError("rule intentional_fisher is for policies, here use intentional")
+
+
 @dataclass
 class StreamTDConfig(StreamConfig):
     """Hyperparameters of stream TD(lambda)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_policy_rule(self)
 
 
 @dataclass
@@ -82,6 +91,7 @@ class StreamQConfig(StreamConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _refuse_policy_rule(self)
         checks.within(self, "[0, 1]", "epsilon_start", "epsilon_end")
         checks.at_least(self, 1, "exploration_steps")
 

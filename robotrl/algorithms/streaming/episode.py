@@ -1,9 +1,9 @@
-"""What every learner does with a transition before and after it learns: observations, rewards, ends."""
+"""The parts of which every learner's step is made: observations, rewards, ends, one network's update."""
 
 from __future__ import annotations
 
 from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, kernel
-from robotrl.algorithms.streaming.network import step_and_forward
+from robotrl.algorithms.streaming.network import forward, step_and_forward
 from robotrl.algorithms.streaming.normalization import normalize, scale_reward
 from robotrl.algorithms.streaming.rules.codes import OBGD, SGD
 from robotrl.algorithms.streaming.state import (
@@ -15,10 +15,13 @@ from robotrl.algorithms.streaming.state import (
     TRACE,
     TRUNCATION_ENDS,
     TRUNCATION_UNNOTICED,
+    WEIGHTS,
     Layout,
     Streams,
     Transitions,
+    Workspace,
 )
+from robotrl.algorithms.streaming.update import accumulate_gradient, begin_update
 
 
 @kernel
@@ -98,12 +101,58 @@ def take_step(
 
 
 @kernel
+def successor_output(i: int, k: int, layout: Layout, streams: Streams, activations: Reals) -> Reals:
+    """Evaluate network k at the successor state in `activations`, with the parameters as they are."""
+    memory = network_memory(i, k, layout, streams)
+    forward(memory[WEIGHTS], layout.sizes[k], network_part(k, layout.activations, activations))
+    return output(k, layout, activations)
+
+
+@kernel
+def take_gradient(
+    i: int, k: int, delta: float, decay: float, is_policy: bool, layout: Layout, streams: Streams,
+    work: Workspace,
+) -> None:
+    """Take the gradient of network k, of which `work` holds that of the outputs, into its traces.
+
+    Args:
+        i: the stream.
+        k: the network.
+        delta: TD error.
+        decay: gamma lambda.
+        is_policy: whether the network is a policy.
+        layout: of the networks.
+        streams: changed.
+        work: the gradient of the outputs is in its first row.
+    """
+    begin_update(layout.rules[k], delta, decay, is_policy, streams.rules[i, k])
+    propagate(i, k, layout.rules[k], layout, streams, work)
+
+
+@kernel
+def propagate(i: int, k: int, rule: int, layout: Layout, streams: Streams, work: Workspace) -> None:
+    """Propagate the gradient of the outputs in `work` back through network k, for `rule`."""
+    accumulate_gradient(
+        rule,
+        network_memory(i, k, layout, streams),
+        network_part(k, layout.parameters, work.direction),
+        layout.sizes[k],
+        network_part(k, layout.activations, streams.activations[i]),
+        work.gradient[0],
+        work.gradient[1],
+        streams.rules[i, k],
+    )
+
+
+@kernel
 def enter_state(
     i: int, layout: Layout, switches: Integers, streams: Streams, batch: Transitions, activations: Reals
 ) -> None:
     """Make the next state the current one: the successor in `activations`, or a new episode's first."""
     current = streams.activations[i]
-    if batch.valid[i] and not (batch.terminated[i] or batch.truncated[i]):
+    if not batch.valid[i]:
+        streams.reward_statistics[i, 0] = 0.0
+    elif not (batch.terminated[i] or batch.truncated[i]):
         for k in range(len(layout.sizes)):
             start = layout.activations[k]
             end = start + layout.sizes[k, 0]
@@ -122,7 +171,7 @@ def move(
     a = network_part(k, layout.activations, streams.activations[i])
     rule = layout.rules[k]
     u = memory[TRACE] if rule == OBGD or rule == SGD else network_part(k, layout.parameters, direction)
-    step_and_forward(memory[0], u, step, layout.sizes[k], a)
+    step_and_forward(memory[WEIGHTS], u, step, layout.sizes[k], a)
     if resets:
         memory[TRACE] = 0.0
 

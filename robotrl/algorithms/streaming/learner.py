@@ -231,6 +231,12 @@ class StreamLearner(ABC):
         end = a.shape[1] - len(self.config.hidden)
         return a[:, end - sizes[-1] : end]
 
+    def current_outputs(self, head: str) -> Reals:
+        """Return what one network of every stream says in its current state, (N, O)."""
+        k = self.heads.index(head)
+        end = self._layout.activations[k + 1] - len(self.config.hidden)
+        return self.streams.activations[:, end - self.sizes[k][-1] : end].copy()
+
     def obs_mean_var(self, stream: int) -> tuple[Doubles, Doubles]:
         """Return the mean and variance that stream's observations are normalised with, (D,) each."""
         statistics = self.streams.obs_statistics[stream]

@@ -118,4 +118,5 @@ TRUNCATION_UNNOTICED = 3  # a time limit resets nothing
 LEAK = 4  # see normalization.scale_reward
 EPISODE_STEPS = 5  # scale of the time input; 0 without one
 CONTINUOUS = 6  # Gaussian actions instead of categorical ones
-NUM_SWITCHES = 7
+ON_POLICY = 7  # SARSA instead of Q
+NUM_SWITCHES = 8
