@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, fill_normal, kernel
 from robotrl.algorithms.streaming.episode import (
     enter_state,
@@ -33,30 +35,35 @@ from robotrl.algorithms.streaming.state import (
 )
 from robotrl.algorithms.streaming.update import finish_update
 
-ACTOR, CRITIC = 0, 1
+# not plain integers: a kernel would be compiled anew for each of them
+ACTOR, CRITIC = np.int64(0), np.int64(1)
 
 
 @kernel
 def advance(
-    low: int, high: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams,
-    batch: Transitions, work: Workspace,
+    low: int,
+    high: int,
+    layout: Layout,
+    switches: Integers,
+    hyper: Doubles,
+    streams: Streams,
+    batch: Transitions,
+    work: Workspace,
 ) -> None:
     """Learn from one step of the streams from `low` up to `high`, and choose their next actions."""
     for i in range(low, high):
         actor_step, critic_step, resets = 0.0, 0.0, True
         if batch.valid[i]:
-            reward, gamma, resets = take_step(
-                i, layout, switches, hyper[i], streams, batch, work.activations
-            )
+            reward, gamma, resets = take_step(i, layout, switches, hyper[i], streams, batch, work.activations)
             next_value = successor_output(i, CRITIC, layout, streams, work.activations)[0]
             value = output(CRITIC, layout, streams.activations[i])[0]
             delta = reward + gamma * next_value - value
             decay = hyper[i, GAMMA] * hyper[i, LAMBDA]
             work.gradient[0, 0] = 1.0
-            take_gradient(i, CRITIC, delta, decay, False, layout, streams, work)
+            take_gradient(i, CRITIC, delta, decay, layout, streams, work)
             critic_step = finish_update(layout.rules[CRITIC], streams.rules[i, CRITIC])
             _policy_gradient(i, delta, layout, switches, hyper[i], streams, work.gradient[0])
-            take_gradient(i, ACTOR, delta, decay, True, layout, streams, work)
+            take_gradient(i, ACTOR, delta, decay, layout, streams, work)
             if layout.rules[ACTOR] == INTENTIONAL_FISHER:
                 _take_fisher_trace(i, layout, switches, hyper[i], streams, work)
             actor_step = finish_update(layout.rules[ACTOR], streams.rules[i, ACTOR])
@@ -97,9 +104,7 @@ def _take_fisher_trace(
 
 
 @kernel
-def _act(
-    i: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, spare: Reals
-) -> None:
+def _act(i: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, spare: Reals) -> None:
     """Draw the action for the current state."""
     y = output(ACTOR, layout, streams.activations[i])
     if switches[CONTINUOUS] != 0:

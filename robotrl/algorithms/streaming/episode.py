@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, kernel
-from robotrl.algorithms.streaming.network import forward, step_and_forward
+from robotrl.algorithms.streaming.network import copy, forward, step_and_forward
 from robotrl.algorithms.streaming.normalization import normalize, scale_reward
 from robotrl.algorithms.streaming.rules.codes import OBGD, SGD
 from robotrl.algorithms.streaming.state import (
@@ -59,17 +59,22 @@ def observe(
     if switches[NORMALIZE_OBS] != 0:
         normalize(streams.obs_statistics[i], x, first)
     else:
-        first[:dim] = x
+        copy(x, first)
     if switches[EPISODE_STEPS] != 0:
         first[dim] = max(streams.clock[i, 0] - 1, 0) / switches[EPISODE_STEPS] - 0.5
     for k in range(1, len(layout.sizes)):
         start = layout.activations[k]
-        activations[start : start + len(first)] = first
+        copy(first, activations[start:])
 
 
 @kernel
 def take_step(
-    i: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, batch: Transitions,
+    i: int,
+    layout: Layout,
+    switches: Integers,
+    hyper: Doubles,
+    streams: Streams,
+    batch: Transitions,
     activations: Reals,
 ) -> tuple[float, float, bool]:
     """Take in what a step brought, except for the observation that begins a new episode.
@@ -110,7 +115,12 @@ def successor_output(i: int, k: int, layout: Layout, streams: Streams, activatio
 
 @kernel
 def take_gradient(
-    i: int, k: int, delta: float, decay: float, is_policy: bool, layout: Layout, streams: Streams,
+    i: int,
+    k: int,
+    delta: float,
+    decay: float,
+    layout: Layout,
+    streams: Streams,
     work: Workspace,
 ) -> None:
     """Take the gradient of network k, of which `work` holds that of the outputs, into its traces.
@@ -120,12 +130,11 @@ def take_gradient(
         k: the network.
         delta: TD error.
         decay: gamma lambda.
-        is_policy: whether the network is a policy.
         layout: of the networks.
         streams: changed.
         work: the gradient of the outputs is in its first row.
     """
-    begin_update(layout.rules[k], delta, decay, is_policy, streams.rules[i, k])
+    begin_update(layout.rules[k], delta, decay, layout.policy[k], streams.rules[i, k])
     propagate(i, k, layout.rules[k], layout, streams, work)
 
 
@@ -155,8 +164,7 @@ def enter_state(
     elif not (batch.terminated[i] or batch.truncated[i]):
         for k in range(len(layout.sizes)):
             start = layout.activations[k]
-            end = start + layout.sizes[k, 0]
-            current[start:end] = activations[start:end]
+            copy(activations[start : start + layout.sizes[k, 0]], current[start:])
         return
     streams.clock[i, 0] = 0
     observe(i, batch.next_obs[i], layout, switches, streams, current)
@@ -174,4 +182,3 @@ def move(
     step_and_forward(memory[WEIGHTS], u, step, layout.sizes[k], a)
     if resets:
         memory[TRACE] = 0.0
-

@@ -85,7 +85,7 @@ class StreamLearner(ABC):
         in_dim = obs_dim + config.sees_time
         sizes = [[in_dim, *config.hidden, width] for _, width, _ in heads]
         self.sizes = sizes
-        self._layout = make_layout(sizes, [rule for _, _, rule in heads])
+        self._layout = make_layout(self.heads, sizes, [rule for _, _, rule in heads])
         self._switches = make_switches(config, continuous)
         self._hyper = make_hyper(config, self.heads, num_streams, sweep or {})
         self.streams = new_streams(self._layout, config, obs_dim, action_width, num_streams, seed, dtype)

@@ -124,6 +124,13 @@ def step_and_forward(w: Reals, u: Reals, step: float, sizes: Integers, a: Reals)
 
 
 @kernel
+def copy(source: Reals, target: Reals) -> None:
+    """Write a vector into the beginning of another."""
+    for k in range(len(source)):
+        target[k] = source[k]
+
+
+@kernel
 def product(w: Reals, x: Reals, y: Reals) -> None:
     """Y <- W x for as many rows of W (>= n, m) as y (n,) has entries."""
     for j in range(len(y)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, Words, kernel, uniform
 from robotrl.algorithms.streaming.episode import (
     enter_state,
@@ -27,22 +29,29 @@ from robotrl.algorithms.streaming.state import (
 )
 from robotrl.algorithms.streaming.update import finish_update
 
+# not a plain integer: kernels would be compiled anew for it
+CRITIC = np.int64(0)
+
 
 @kernel
 def advance(
-    low: int, high: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams,
-    batch: Transitions, work: Workspace,
+    low: int,
+    high: int,
+    layout: Layout,
+    switches: Integers,
+    hyper: Doubles,
+    streams: Streams,
+    batch: Transitions,
+    work: Workspace,
 ) -> None:
     """Learn from one step of the streams from `low` up to `high`, and choose their next actions."""
     for i in range(low, high):
         step, resets, next_action = 0.0, True, -1
         if batch.valid[i]:
-            reward, gamma, resets = take_step(
-                i, layout, switches, hyper[i], streams, batch, work.activations
-            )
+            reward, gamma, resets = take_step(i, layout, switches, hyper[i], streams, batch, work.activations)
             action = int(streams.action[i, 0])
-            value = output(0, layout, streams.activations[i])[action]
-            next_q = successor_output(i, 0, layout, streams, work.activations)
+            value = output(CRITIC, layout, streams.activations[i])[action]
+            next_q = successor_output(i, CRITIC, layout, streams, work.activations)
             if switches[ON_POLICY] != 0:
                 next_action = _explore(next_q, hyper[i], streams.clock[i, 1], streams.random[i])
                 delta = reward + gamma * next_q[next_action] - value
@@ -53,11 +62,11 @@ def advance(
                 delta = reward + gamma * next_q[argmax(next_q)] - value
             work.gradient[0, : len(next_q)] = 0.0
             work.gradient[0, action] = 1.0
-            take_gradient(i, 0, delta, hyper[i, GAMMA] * hyper[i, LAMBDA], False, layout, streams, work)
-            step = finish_update(layout.rules[0], streams.rules[i, 0])
+            take_gradient(i, CRITIC, delta, hyper[i, GAMMA] * hyper[i, LAMBDA], layout, streams, work)
+            step = finish_update(layout.rules[CRITIC], streams.rules[i, CRITIC])
         enter_state(i, layout, switches, streams, batch, work.activations)
-        move(i, 0, step, resets, layout, streams, work.direction)
-        q = output(0, layout, streams.activations[i])
+        move(i, CRITIC, step, resets, layout, streams, work.direction)
+        q = output(CRITIC, layout, streams.activations[i])
         if next_action < 0:
             next_action = _explore(q, hyper[i], streams.clock[i, 1], streams.random[i])
         streams.action[i, 0] = next_action

@@ -58,9 +58,7 @@ class StreamQ(StreamLearner):
     ) -> None:
         config = config or StreamQConfig()
         heads = (("critic", num_actions, config.rule),)
-        super().__init__(
-            heads, obs_dim, 1, False, num_streams, config, seed, sweep, num_threads, dtype
-        )
+        super().__init__(heads, obs_dim, 1, False, num_streams, config, seed, sweep, num_threads, dtype)
         self._switches[ON_POLICY] = on_policy
 
     @property

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import Tensor
 
-from robotrl.algorithms.streaming.config import Preset, StreamACConfig, StreamConfig
+from robotrl.algorithms.streaming.config import Preset, StreamACConfig, StreamConfig, StreamQConfig
 from robotrl.algorithms.streaming.rules.codes import Rule
 
 Layers = list[Tensor]
@@ -254,3 +254,71 @@ class ReferenceAC(ReferenceStream):
             self.start(next_obs)
         else:
             self.state = next_state
+
+
+class ReferenceTD(ReferenceStream):
+    """Stream TD(lambda) of one stream.
+
+    Args:
+        config: hyperparameters.
+        obs_dim: D.
+        critic: initial parameters.
+    """
+
+    def __init__(self, config: StreamConfig, obs_dim: int, critic: Layers) -> None:
+        super().__init__(config, obs_dim)
+        self.critic = critic
+        rate = getattr(config, f"critic_{config.rule.rate}")
+        self.critic_rule = ReferenceRule(config.rule, rate, critic, is_policy=False)
+
+    def update(
+        self,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        next_obs: npt.NDArray[np.float64],
+        final_obs: npt.NDArray[np.float64],
+        action: int = 0,
+        next_action: int | None = 0,
+        greedy: bool = True,
+    ) -> None:
+        """Learn from one transition.
+
+        Args:
+            reward: raw.
+            terminated: whether it led to an end state.
+            truncated: whether the time limit ended the episode.
+            next_obs: (D,) what comes next.
+            final_obs: (D,) true successor where the episode ended.
+            action: index of the output that is learned.
+            next_action: index of the output that it is learned from, None for the largest.
+            greedy: False clears the traces afterwards.
+        """
+        ended = terminated or truncated
+        next_state, reward, gamma, resets = self.take(
+            reward, terminated, truncated, final_obs if ended else next_obs
+        )
+        critic = [w.clone().requires_grad_() for w in self.critic]
+        value = network(critic, self.state)[action]
+        next_q = network(self.critic, next_state)
+        next_value = next_q.max() if next_action is None else next_q[next_action]
+        delta = reward + gamma * next_value.item() - value.item()
+        c = self.config.gamma * self.config.trace_lambda
+        self.critic_rule.step(gradient(value, critic), delta, c, resets or not greedy)
+        if ended:
+            self.start(next_obs)
+        else:
+            self.state = next_state
+
+
+def epsilon(config: StreamQConfig, steps: int) -> float:
+    """Return the probability of a random action after this many steps."""
+    part = min(1.0, steps / config.exploration_steps)
+    return config.epsilon_start + part * (config.epsilon_end - config.epsilon_start)
+
+
+def epsilon_greedy(q: Tensor, probability: float, first: float, second: float) -> int:
+    """Choose among actions with values q (A,) by two numbers from (0, 1]."""
+    if first <= probability:
+        return min(int(second * len(q)), len(q) - 1)
+    return int(q.argmax())

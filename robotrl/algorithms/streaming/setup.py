@@ -98,7 +98,7 @@ def _values(config: StreamConfig, name: str, num_streams: int, sweep: Sweep) -> 
     return values
 
 
-def make_layout(sizes: Sequence[Sequence[int]], rules: Sequence[Rule]) -> Layout:
+def make_layout(heads: Sequence[str], sizes: Sequence[Sequence[int]], rules: Sequence[Rule]) -> Layout:
     """Lay out K networks of these widths one after the other."""
     parameters = [len(draw_parameters(s, 0.0, 0, np.random.default_rng(0))) for s in sizes]
     activations = [new_activations(s, 1, np.float32).shape[1] for s in sizes]
@@ -107,12 +107,18 @@ def make_layout(sizes: Sequence[Sequence[int]], rules: Sequence[Rule]) -> Layout
         parameters=np.cumsum([0, *parameters]),
         activations=np.cumsum([0, *activations]),
         rules=np.array([rule.code for rule in rules]),
+        policy=np.array([head == "actor" for head in heads]),
         rows=np.array([2 + max(rule.num_moments for rule in rules)]),
     )
 
 
 def new_streams(
-    layout: Layout, config: StreamConfig, obs_dim: int, action_width: int, num_streams: int, seed: int,
+    layout: Layout,
+    config: StreamConfig,
+    obs_dim: int,
+    action_width: int,
+    num_streams: int,
+    seed: int,
     dtype: npt.DTypeLike,
 ) -> Streams:
     """Return N streams before their first observation; stream i depends on the seed and i only."""

@@ -46,6 +46,7 @@ class Layout(NamedTuple):
         parameters: (K + 1,) where each network's parameters begin, and the end.
         activations: (K + 1,) the same for activations.
         rules: (K,) codes of the step-size rules.
+        policy: (K,) whether a network is a policy.
         rows: (1,) R of `Streams.memory`.
     """
 
@@ -53,6 +54,7 @@ class Layout(NamedTuple):
     parameters: Integers
     activations: Integers
     rules: Integers
+    policy: Booleans
     rows: Integers
 
 

@@ -50,9 +50,7 @@ class StreamTD(StreamLearner):
     ) -> None:
         config = config or StreamTDConfig()
         heads = (("critic", 1, config.rule),)
-        super().__init__(
-            heads, obs_dim, 1, False, num_streams, config, seed, sweep, num_threads, dtype
-        )
+        super().__init__(heads, obs_dim, 1, False, num_streams, config, seed, sweep, num_threads, dtype)
 
     @property
     def _advance(self) -> Callable[..., None]:

@@ -1,9 +1,9 @@
 """Baselines with eligibility traces: plain gradient steps and Adam (Kingma & Ba 2015, arXiv:1412.6980).
 
-    z <- c z + g
-    SGD:   w <- w + alpha delta z
-    Adam:  m <- 0.9 m + 0.1 delta z,  v <- 0.999 v + 0.001 (delta z)^2
-           w <- w + alpha m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8)
+z <- c z + g
+SGD:   w <- w + alpha delta z
+Adam:  m <- 0.9 m + 0.1 delta z,  v <- 0.999 v + 0.001 (delta z)^2
+       w <- w + alpha m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8)
 """
 
 from __future__ import annotations

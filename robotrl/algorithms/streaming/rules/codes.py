@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 
+import numpy as np
+
 OBGD, ADAPTIVE_OBGD, INTENTIONAL, INTENTIONAL_FISHER, SGD, ADAM = 0, 1, 2, 3, 4, 5
-FISHER_TRACE = 6
+FISHER_TRACE = np.int64(6)  # not a plain integer: kernels would be compiled anew for it
 
 
 class Rule(enum.Enum):
