@@ -27,6 +27,7 @@ from robotrl.algorithms.streaming.config import StreamACConfig
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.algorithms.streaming.setup import Sweep
+from robotrl.algorithms.streaming.state import STD_FLOOR
 
 
 class StreamAC(StreamLearner):
@@ -73,6 +74,11 @@ class StreamAC(StreamLearner):
     @property
     def _advance(self) -> Callable[..., None]:
         return actor_critic_kernel.advance
+
+    @property
+    def std_floor(self) -> Doubles:
+        """What is added to each stream's standard deviations, (N,)."""
+        return self._hyper[:, STD_FLOOR]
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:
         """Return the mean (N, A), or the likeliest index (N, 1), for raw observations (N, D).
