@@ -24,22 +24,31 @@ class Contender:
     """Environments of one kind. A call is one control step of all of them, with float32 observations.
 
     Attributes:
+        action_dim: A.
+        action_scale: upper bounds of symmetric actions.
         resets_on_next_call: the call after an episode's end resets and steps nothing.
         note: what a reader of the figures should know.
     """
 
     resets_on_next_call = False
     note = ""
+    action_dim = 6
+    action_scale: float | np.ndarray = 1.0
 
     def __init__(self, task: str, num_envs: int, episode_steps: int) -> None:
-        rng = np.random.default_rng(0)
-        self.actions = rng.uniform(-1, 1, (64, num_envs, 6)).astype(np.float32)
         self.num_envs, self.episode_steps = num_envs, episode_steps
         self.build(task)
+        rng = np.random.default_rng(0)
+        actions = rng.uniform(-1, 1, (64, num_envs, self.action_dim)) * self.action_scale
+        self.use(actions.astype(np.float32))
 
     def build(self, task: str) -> None:
         """Make the environments."""
         raise NotImplementedError
+
+    def use(self, actions: np.ndarray) -> None:
+        """Take the (64, N, A) float32 actions to step with."""
+        self.actions = actions
 
     def reset(self) -> None:
         """Start new episodes everywhere."""
@@ -64,7 +73,13 @@ class Ours(Contender):
         instance = compose_task(task, {})
         instance.episode_length_s = self.episode_steps * instance.control_dt_s
         self.env = VecEnv(instance, self.num_envs)
-        self.torch_actions = torch.from_numpy(self.actions)
+        self.action_dim = self.env.specs.action_dim
+
+    def use(self, actions: np.ndarray) -> None:
+        """Take the actions as tensors."""
+        import torch
+
+        self.torch_actions = torch.from_numpy(actions)
 
     def reset(self) -> None:
         """Start new episodes everywhere."""
@@ -89,7 +104,11 @@ class Bare(Ours):
         cpus = len(os.sched_getaffinity(0))
         self.batch = Batch(self.env.sim.model, self.num_envs, min(cpus, self.num_envs), self.persistent)
         self.stage = self.env.task.stage.value if self.fresh else 0
-        self.ctrl = self.actions.astype(np.float64)
+
+    def use(self, actions: np.ndarray) -> None:
+        """Take the actions as commands in physical units."""
+        super().use(actions)
+        self.ctrl = [self.env._to_ctrl(action).numpy() for action in self.torch_actions]
 
     def reset(self) -> None:
         """Copy initial states."""
@@ -131,7 +150,9 @@ class EnvPool(Contender):
         import envpool
 
         self.note = f"EnvPool {envpool.__version__}, which bundles MuJoCo 3.6.0 (ours: 4.0)"
-        name = {"HalfCheetah-v5": "HalfCheetah-v5", "cheetah_run": "CheetahRun-v1"}[task]
+        # "humanoid_CMU_run" is HumanoidCMURun-v1 there, "HalfCheetah-v5" the same
+        parts = [part[0].upper() + part[1:] for part in task.split("_")]
+        name = task if task.endswith("-v5") else "".join(parts) + "-v1"
         threads = min(len(os.sched_getaffinity(0)), self.num_envs)
         self.env = envpool.make(
             name,
@@ -141,7 +162,12 @@ class EnvPool(Contender):
             seed=0,
             max_episode_steps=self.episode_steps,
         )
-        self.doubles = self.actions.astype(np.float64)
+        space = self.env.action_space
+        self.action_dim, self.action_scale = space.shape[0], space.high
+
+    def use(self, actions: np.ndarray) -> None:
+        """Take the actions in float64."""
+        self.doubles = actions.astype(np.float64)
 
     def reset(self) -> None:
         """Start new episodes everywhere."""
@@ -151,7 +177,8 @@ class EnvPool(Contender):
         """Take a control step."""
         obs, _, terminated, truncated, _ = self.env.step(self.doubles[index])
         if isinstance(obs, dict):
-            np.concatenate([obs["position"], obs["velocity"]], axis=1, dtype=np.float32, casting="same_kind")
+            groups = [value.reshape(self.num_envs, -1) for value in obs.values()]
+            np.concatenate(groups, axis=1, dtype=np.float32, casting="same_kind")
         else:
             obs.astype(np.float32)
         return terminated | truncated
@@ -231,7 +258,10 @@ class DmControl(Contender):
         self.envs = [
             suite.load(domain, name, {"random": i, "time_limit": limit_s}) for i in range(self.num_envs)
         ]
-        self.doubles = self.actions.astype(np.float64)
+
+    def use(self, actions: np.ndarray) -> None:
+        """Take the actions in float64."""
+        self.doubles = actions.astype(np.float64)
 
     def reset(self) -> None:
         """Start new episodes everywhere."""

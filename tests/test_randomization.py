@@ -10,9 +10,12 @@ from scipy import stats
 
 from robotrl.core.errors import UsageError
 from robotrl.core.paths import ASSETS
+from robotrl.envs.vec_env import VecEnv
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.draws import Distribution, When
 from robotrl.sim.randomization import FieldRandomization, Op, Randomizer
+from robotrl.tasks.gymnasium.pusher import Pusher
+from robotrl.tasks.realism import Realism
 
 N = 400
 DT_S = 0.01
@@ -203,3 +206,25 @@ def test_what_cannot_be_randomised_is_refused_with_the_reason(options: dict, mes
 def test_impossible_ranges_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         FieldRandomization("body_mass", **options)
+
+
+def test_a_body_that_was_compiled_as_simple_can_lose_its_shape() -> None:
+    shifted = FieldRandomization("body_ipos", (0.05, 0.06), op=Op.ADD, names="object")
+    plain, task = Pusher().build_model(), Pusher(realism=Realism(randomize={"shifted": shifted}))
+    assert plain.body("object").simple == 2
+    env = VecEnv(task, 3, seed=0)
+    env.reset()
+    offset = env.sim.param("body_ipos")[1].numpy()
+    assert 0.05 <= offset[plain.body("object").id].min() <= offset[plain.body("object").id].max() <= 0.06
+    reference = mujoco.MjSpec.from_file(str(task.mjcf))
+    for body in reference.bodies:
+        body.simple = False
+    model = reference.compile()
+    data = mujoco.MjData(model)
+    model.body_ipos[:] = offset
+    mujoco.mj_setConst(model, data)
+    data.qpos[:], data.qvel[:] = env.sim.data("qpos")[1], env.sim.data("qvel")[1]
+    mujoco.mj_forward(model, data)
+    env.step(torch.zeros(3, 7))
+    mujoco.mj_step(model, data, env.substeps)
+    np.testing.assert_allclose(env.sim.data("qpos")[1], data.qpos, rtol=0, atol=1e-12)

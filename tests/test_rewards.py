@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robotrl.core.errors import UsageError
-from robotrl.tasks.rewards import SIGMOIDS, tolerance
+from robotrl.tasks.rewards import SIGMOIDS, _fall, tolerance
 
 # distance outside the bounds / margin -> value, with value_at_margin = 0.2
 BY_HAND = {
@@ -63,6 +63,14 @@ def test_same_as_dm_control(sigmoid: str, bounds: tuple[float, float]) -> None:
     expected = rewards.tolerance(x, bounds, 1.0, sigmoid, zero)
     value = tolerance(torch.from_numpy(x), bounds, 1.0, sigmoid, zero)
     np.testing.assert_allclose(value.numpy(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sigmoid", SIGMOIDS)
+@pytest.mark.parametrize("bounds", [(-0.5, 0.75), (0.25, math.inf), (-math.inf, -1.0), (0.0, 0.0)])
+def test_same_in_torch_for_devices_other_than_the_cpu(sigmoid: str, bounds: tuple[float, float]) -> None:
+    x = 3 * torch.randn(500, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    in_torch = _fall(x, bounds, 1.7, sigmoid, 0.3, torch)
+    np.testing.assert_allclose(tolerance(x, bounds, 1.7, sigmoid, 0.3), in_torch, rtol=0, atol=1e-15)
 
 
 def test_margin_may_differ_between_simulations() -> None:

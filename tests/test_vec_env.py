@@ -373,29 +373,6 @@ def test_impossible_times(mjcf, options, message):
         VecEnv(Slider(mjcf, **options), 1)
 
 
-@dataclass
-class Careless(Slider):
-    """Describes its force with `size` numbers under `name`, and returns one as "force"."""
-
-    name: str = "force"
-    size: int = 2
-
-    def observation_terms(self, model):
-        return {**super().observation_terms(model), "privileged": (ObsTerm(self.name, self.size, "N"),)}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, r"Careless.observe must return privileged/force with shape \(3, 2\), got \(3, 1\)"),
-        ({"name": "forces"}, "privileged/forces .* got nothing"),
-    ],
-)
-def test_values_that_do_not_fit_their_terms_are_refused(mjcf, options, message):
-    with pytest.raises(UsageError, match=message):
-        VecEnv(Careless(mjcf, **options), 3).reset()
-
-
 @pytest.mark.parametrize(("num_envs", "num_threads"), [(0, 1), (-3, 1), (2, 0)])
 def test_impossible_numbers(mjcf, num_envs, num_threads):
     with pytest.raises(UsageError, match="must be at least 1"):

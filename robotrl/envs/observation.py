@@ -11,6 +11,7 @@ from torch import Tensor
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.types import Obs, ObsTerm
 from robotrl.envs.images import Images
+from robotrl.envs.task_check import check_observation
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.draws import Distribution, draw, matching
 from robotrl.sim.sim import Sim
@@ -58,29 +59,12 @@ class Observer:
         """Check the shapes of the task's values and find those that are views of the simulator's memory.
 
         Raises:
-            UsageError: see `_check`.
+            UsageError: a value has another shape than its term.
         """
         values = self._task.observe(self._sim)
-        self._check(values)
+        check_observation(self._task, self._sim, self._terms, values)
         found = {group: self._sim.assemble(self._columns(values, group)) for group in self._names}
         self._live = {group: read for group, read in found.items() if read is not None}
-
-    def _check(self, values: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Refuse values of another shape than their term: they would be repeated silently.
-
-        Raises:
-            UsageError: says which, and which shape was expected.
-        """
-        num_envs = self._sim.num_envs
-        for group, terms in self._terms.items():
-            for term in terms:
-                value = values.get(group, {}).get(term.name)
-                shape = None if value is None else tuple(value.shape)
-                if shape != (num_envs, term.size) and (shape != (num_envs,) or term.size > 1):
-                    raise UsageError(
-                        f"{type(self._task).__name__}.observe must return {group}/{term.name} with shape "
-                        f"({num_envs}, {term.size}), got {shape or 'nothing'}"
-                    )
 
 
 def _images(task: Task, sim: Sim) -> Images | None:

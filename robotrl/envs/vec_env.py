@@ -6,6 +6,7 @@ import copy
 import functools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs, Step
 from robotrl.envs.effects import Effects
 from robotrl.envs.observation import Observer
+from robotrl.envs.task_check import check_rewards
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.guard import FailureRecorder
 from robotrl.sim.sim import MakeSim, Sim
@@ -62,7 +64,7 @@ class VecEnv:
         self.rng = torch.Generator().manual_seed(seed)
         self.stagger = stagger
         low, high = self.specs.action_low.double(), self.specs.action_high.double()
-        self._action_scale, self._action_offset = (high - low) / 2, (high + low) / 2
+        self._action_scale, self._action_offset = ((high - low) / 2).numpy(), ((high + low) / 2).numpy()
         # of one reading: `specs` describes what is shown, with its history
         terms = task.observation_terms(model)
         self._observer = Observer(self.task, self.sim, terms)
@@ -71,6 +73,9 @@ class VecEnv:
         self.age = torch.zeros(num_envs, dtype=torch.int64)
         self._return = torch.zeros(num_envs, dtype=torch.float64)
         self._counted = torch.ones(num_envs, dtype=torch.bool)
+        # the same memory: what is done in every step is done in NumPy, whose calls on small arrays cost a
+        # third of torch's
+        self._age_array, self._return_array = self.age.numpy(), self._return.numpy()
         self.num_diverged = 0
         # set from outside by who wants to see what led to a divergence
         self.recorder: FailureRecorder | None = None
@@ -79,6 +84,8 @@ class VecEnv:
         """Start a new episode everywhere and return its first observation."""
         self._reset(self._all_ids)
         self._observer.prepare()
+        resting = torch.from_numpy(np.tile(self._action_offset, (self.num_envs, 1)))
+        check_rewards(self.task, self.sim, resting.to(self.sim.device))
         if self.stagger:
             self.age.copy_(torch.randint(self.max_steps, (self.num_envs,), generator=self.rng))
             self._counted.copy_(self.age == 0)
@@ -108,47 +115,54 @@ class VecEnv:
 
         obs = final_obs = self._effects.observe(self._observer()) | self._observer.images()
         terms = self.task.reward_terms(self.sim, ctrl.to(self.sim.device))
-        terms = {name: term.cpu() for name, term in terms.items()}
-        terminated = self.task.terminated(self.sim)
-        terminated = None if terminated is None else terminated.cpu()
-        self.age += 1
-        done = truncated = self.age >= self.max_steps
+        rewards = {name: term.cpu().numpy() for name, term in terms.items()}
+        terminated = self._terminated()
+        self._age_array += 1
+        truncated = self._age_array >= self.max_steps
         if failed is not None:
             obs = final_obs = {group: _blanked(values, failed) for group, values in obs.items()}
-            terms = {name: term.masked_fill(failed, 0.0) for name, term in terms.items()}
-            terminated = None if terminated is None else terminated & ~failed
-            done = truncated = truncated | failed
+            rewards = {name: np.where(failed.numpy(), 0.0, term) for name, term in rewards.items()}
+            terminated &= ~failed.numpy()
+            truncated |= failed.numpy()
             self.num_diverged += int(failed.sum())
             if self.recorder is not None:
                 self.recorder.keep(failed)
-        if terminated is None:
-            terminated = torch.zeros(self.num_envs, dtype=torch.bool)
-        else:
-            done, truncated = truncated | terminated, truncated & ~terminated
-        # copies: a term may be a live view of the state
-        log = {f"reward/{name}": _float32(term) for name, term in terms.items()} if len(terms) > 1 else {}
-        reward = functools.reduce(torch.add, terms.values())
+        done = terminated | truncated
+        truncated &= ~terminated
+        log = {f"reward/{name}": _float32(term) for name, term in rewards.items()} if len(terms) > 1 else {}
+        reward = functools.reduce(np.add, rewards.values())
         log["reward/total"] = _float32(reward)
-        self._return += reward
-        if done.any():
-            ids = done.nonzero().squeeze(1)
+        self._return_array += reward
+        if np.count_nonzero(done):
+            ids = torch.from_numpy(done.nonzero()[0])
             log |= self._finished(ids, failed)
             self._reset(ids)
             first = self._first(ids)
             obs = {group: values.index_copy(0, ids, first[group]) for group, values in obs.items()}
         valid = torch.ones(self.num_envs, dtype=torch.bool) if failed is None else ~failed
-        return Step(obs, log["reward/total"], terminated, truncated, final_obs, valid, log)
+        ends = torch.from_numpy(terminated), torch.from_numpy(truncated)
+        return Step(obs, log["reward/total"], *ends, final_obs, valid, log)
 
     def _to_ctrl(self, action: Tensor) -> Tensor:
         expected = (self.num_envs, self.specs.action_dim)
         if action.shape != expected:
             raise UsageError(f"actions must have shape {expected}, got {tuple(action.shape)}")
-        if not action.abs().max().item() <= _ACTION_LIMIT:  # the comparison is False for NaN
-            row = int((~(action.abs() <= _ACTION_LIMIT)).any(1).nonzero()[0])
+        values = action.detach().numpy()
+        largest, smallest = np.maximum.reduce(values, None), np.minimum.reduce(values, None)
+        # False for NaN
+        if not -_ACTION_LIMIT <= smallest <= largest <= _ACTION_LIMIT:
+            row = int((~(np.abs(values) <= _ACTION_LIMIT)).any(1).nonzero()[0][0])
             raise UsageError(
                 f"actions must be finite and in [-1, 1], environment {row} got {action[row].tolist()}"
             )
-        return torch.addcmul(self._action_offset, action.double(), self._action_scale)
+        return torch.from_numpy(self._action_offset + values.astype(np.float64) * self._action_scale)
+
+    def _terminated(self) -> np.ndarray:
+        """Return the task's end states, (N,) bool, memory of their own."""
+        terminated = self.task.terminated(self.sim)
+        if terminated is None:
+            return np.zeros(self.num_envs, dtype=bool)
+        return np.array(terminated.cpu().numpy())
 
     def _first(self, ids: Tensor) -> Obs:
         """Return what the new episodes of simulations `ids` show first, group -> (n, ...)."""
@@ -209,5 +223,6 @@ def _blanked(values: Tensor, rows: Tensor) -> Tensor:
     return values.masked_fill(rows.view(-1, *[1] * (values.ndim - 1)), 0)
 
 
-def _float32(values: Tensor) -> Tensor:
-    return values.to(torch.float32, copy=True)
+def _float32(values: np.ndarray) -> Tensor:
+    """Return a copy: a term may be a live view of the state."""
+    return torch.from_numpy(values.astype(np.float32))

@@ -54,6 +54,9 @@ _CAUSES = {
 }
 
 
+_PERSISTENT_FLAGS = int(mujoco.mjtEnableBit.mjENBL_SLEEP) | int(mujoco.mjtEnableBit.mjENBL_IPC)
+
+
 class BatchSim:
     """N copies of `model`, stepped by a thread pool; same bits for any number of threads.
 
@@ -83,17 +86,19 @@ class BatchSim:
         self.num_envs = num_envs
         self.device = torch.device("cpu")
         self.stage = stage
-        # persistent: the next step continues from the stages computed here, so that fresh derived
-        # fields cost nothing extra, and an output asked for between two calls is already there
+        # persistent: the next step continues from the stages computed here, so that fresh derived fields
+        # cost nothing extra; without them all simulations share the few MjData that stay in the cache
+        self._persistent = stage is not Stage.NONE or _keeps_more_than_its_state(model)
         self.batch = mujoco_batch.Batch(
             model,
             num_envs,
             nthread=min(num_threads or len(os.sched_getaffinity(0)), num_envs),
-            persistent=True,
+            persistent=self._persistent,
         )
         self.model = self.batch.model
         self.dt_s = float(self.model.opt.timestep)
         self._data: dict[str, Tensor] = {}
+        self._num_outputs = 0
         self._params: dict[str, Tensor] = {}
         self._named: dict[tuple[str, str], NamedView] = {}
         self._ctrl = self.data("ctrl")
@@ -115,8 +120,24 @@ class BatchSim:
                 found = torch.from_numpy(self.batch.bind(field))
             except (ValueError, AttributeError) as error:
                 raise _as_usage_error(error) from error
+            self._fill_outputs()
             self._data[field] = found
         return found
+
+    def _fill_outputs(self) -> None:
+        """Give outputs bound since the last call their values, where the batch has nothing to copy them from.
+
+        They describe the state as it is, and lag like all others from the next step on.
+        """
+        new, self._num_outputs = self._num_outputs, len(self.batch._bound)
+        if new == self._num_outputs or self._persistent:
+            return
+        others = list(self.batch._bound.values())[:new]
+        arrays = [torch.from_numpy(array) for array in (self.batch.state, self.batch.warning, *others)]
+        kept = [array.clone() for array in arrays]
+        self.forward()
+        for array, values in zip(arrays, kept, strict=True):
+            array.copy_(values)
 
     def param(self, field: str) -> Tensor:
         """Return the live (N, ...) per-simulation values of MjModel field `field`, expanding it once.
@@ -154,7 +175,7 @@ class BatchSim:
             names = [getattr(self.model, kind)(i).name for i in range(number)]
             if name not in names:
                 raise unknown_name(kind, name, filter(None, names))
-            found = self._named[kind, name] = NamedView(self.batch, kind, name)
+            found = self._named[kind, name] = NamedView(self.batch, kind, name, self._fill_outputs)
         return found
 
     def assemble(self, views: Sequence[Tensor]) -> Callable[[], Tensor] | None:
@@ -279,6 +300,7 @@ class BatchSim:
             self.batch.forward(stage=self.stage.value)
         for name, values in state["outputs"].items():
             torch.from_numpy(self.batch.bind(name)).copy_(values)
+        self._num_outputs = len(self.batch._bound)
         self.batch.warning[...] = state["warning"].numpy()
         self._raised[...] = state["raised"].numpy()
 
@@ -295,7 +317,10 @@ class NamedView:
     of a geom, ...) are read-only: write those through `BatchSim.param`.
     """
 
-    def __init__(self, batch: mujoco_batch.Batch, kind: str, name: str) -> None:
+    def __init__(
+        self, batch: mujoco_batch.Batch, kind: str, name: str, fill_outputs: Callable[[], None]
+    ) -> None:
+        self._fill_outputs = fill_outputs
         self._view = getattr(batch, kind)(name)
         self._template = getattr(mujoco.MjData(batch.model), kind)(name)
         self.id: int = self._view.id
@@ -312,9 +337,15 @@ class NamedView:
             tensor = torch.from_numpy(getattr(self._view, attribute))
         except AttributeError as error:
             raise UsageError(f"{self._view.name!r}: {error}") from error
+        self._fill_outputs()
         if hasattr(self._template, attribute):
             setattr(self, attribute, tensor)
         return tensor
+
+
+def _keeps_more_than_its_state(model: mujoco.MjModel) -> bool:
+    """Return whether simulations of the model must not share an MjData (MuJoCo's manual, "batch")."""
+    return bool(model.nplugin or model.opt.enableflags & _PERSISTENT_FLAGS)
 
 
 def _as_usage_error(error: Exception) -> UsageError:

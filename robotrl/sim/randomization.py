@@ -7,6 +7,7 @@ arXiv:1710.06537).
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +101,17 @@ _NOT_NEGATIVE = (
     "dof_frictionloss", "jnt_stiffness", "tendon_damping", "tendon_stiffness", "tendon_frictionloss",
     "actuator_armature", "actuator_damping", "opt.density", "opt.viscosity",
 )  # fmt: skip
+
+
+# fields that can turn what MuJoCo compiled as a "simple" body, with a diagonal inertia, into a general one
+_BODY_SHAPES = ("body_ipos", "body_iquat", "jnt_pos", "jnt_axis")
+
+
+def keep_bodies_general(spec: mujoco.MjSpec, items: Mapping[str, FieldRandomization]) -> None:
+    """Let bodies be compiled so that the fields of `items` may change them."""
+    if any(item.field in _BODY_SHAPES for item in items.values()):
+        for body in spec.bodies:
+            body.simple = False
 
 
 class Randomizer:

@@ -23,7 +23,7 @@ from robotrl.sim.actuators import Actuator, replace_actuators
 from robotrl.sim.disturbances import Kick, Push
 from robotrl.sim.draws import check_range
 from robotrl.sim.latency import Delay, size_buffers
-from robotrl.sim.randomization import FieldRandomization
+from robotrl.sim.randomization import FieldRandomization, keep_bodies_general
 
 
 @dataclass
@@ -149,6 +149,7 @@ class Realism:
         """
         try:
             replace_actuators(spec, self.actuators)
+            keep_bodies_general(spec, self.randomize)
             size_buffers(spec, self.actuator_delays, self.sensor_delays)
         except UsageError as error:
             raise UsageError(f"realism.{error}") from error

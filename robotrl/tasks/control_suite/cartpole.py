@@ -90,12 +90,12 @@ class Cartpole(Task):
 
     def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:
         """See `observation_terms`."""
-        qvel = sim.data("qvel")
+        qvel, rotation = sim.data("qvel"), sim.data("xmat")[:, FIRST_POLE:]
         return {
             "policy": {
                 "cart_position": sim.data("qpos")[:, 0],
                 # the entries zz and xz of the rotation matrices
-                "pole_orientation": sim.data("xmat")[:, FIRST_POLE:, [8, 2]].flatten(1),
+                "pole_orientation": torch.stack((rotation[..., 8], rotation[..., 2]), 2).flatten(1),
                 "cart_velocity": qvel[:, 0],
                 "pole_velocity": qvel[:, 1:],
             }

@@ -54,7 +54,7 @@ class PointMass(Task):
     def distance_to_target(self, sim: Sim) -> Tensor:
         """(N,) m."""
         target, mass = sim.named("geom", "target"), sim.named("geom", "pointmass")
-        return (target.xpos - mass.xpos).norm(dim=1)
+        return torch.linalg.vector_norm(target.xpos - mass.xpos, dim=1)
 
     def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:
         """See `observation_terms`."""

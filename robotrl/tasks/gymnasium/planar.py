@@ -87,10 +87,10 @@ class PlanarRunner(Task):
 
     def reward_terms(self, sim: Sim, action: Tensor) -> dict[str, Tensor]:
         """Forward velocity and control cost."""
-        velocity = (sim.data("qpos")[:, 0] - self._x_before) / self.control_dt_s
+        distance = sim.data("qpos")[:, 0] - self._x_before
         return {
-            "forward": self.forward_reward_weight * velocity,
-            "ctrl_cost": -self.ctrl_cost_weight * action.square().sum(1),
+            "forward": self.forward_reward_weight / self.control_dt_s * distance,
+            "ctrl_cost": -self.ctrl_cost_weight * torch.linalg.vecdot(action, action),
         }
 
 

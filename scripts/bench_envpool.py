@@ -1,0 +1,97 @@
+"""Environment steps per second against EnvPool, over every task that both have: all 62.
+
+    python scripts/bench_envpool.py [--envs 16 256 1024] [--tasks ...] [--repeats 5] [--fresh]
+
+As bench_sim.py, whose head says how EnvPool is installed: ours and EnvPool in a process each, in turns,
+with the same number of environments, threads for all CPUs and random actions; samples include the resets
+after terminations. Prints the median over the repeats of ours / EnvPool; writes
+benchmarks/results/bench_envpool.json after every cell and goes on where it was stopped, unless --fresh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from typing import Any
+
+from bench_common import RESULTS, provenance, write_json
+from bench_sim import measure_cell
+
+from robotrl.core.catalog import available
+
+OUT = RESULTS / "bench_envpool.json"
+
+
+def compare(task: str, num_envs: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure a task at one number of environments."""
+    entries = measure_cell(task, num_envs, ["ours", "envpool"], args)["contenders"]
+    errors = {name: entry["error"] for name, entry in entries.items() if "error" in entry}
+    if errors:
+        return {"task": task, "num_envs": num_envs, "errors": errors}
+    ours, theirs = entries["ours"]["steps_per_s"], entries["envpool"]["steps_per_s"]
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    return {
+        "task": task,
+        "num_envs": num_envs,
+        "steps_per_s": statistics.median(ours),
+        "envpool_steps_per_s": statistics.median(theirs),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
+        "note": entries["envpool"]["note"],
+    }
+
+
+def summarize(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median and worst ratio per number of environments."""
+    summary = {}
+    for num_envs in sorted({cell["num_envs"] for cell in cells}):
+        mine = [cell for cell in cells if cell["num_envs"] == num_envs and "ratio" in cell]
+        mine.sort(key=lambda cell: cell["ratio"])
+        if mine:
+            summary[str(num_envs)] = {
+                "tasks": len(mine),
+                "median_ratio": statistics.median(cell["ratio"] for cell in mine),
+                "worst_ratio": mine[0]["ratio"],
+                "worst_tasks": [cell["task"] for cell in mine[:5]],
+                "share_at_least_0.9": sum(cell["ratio"] >= 0.9 for cell in mine) / len(mine),
+                "share_at_least_1": sum(cell["ratio"] >= 1.0 for cell in mine) / len(mine),
+            }
+    return summary
+
+
+def main() -> None:
+    """Measure what is asked for and is not there yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", default=list(available("task")))
+    parser.add_argument("--envs", nargs="+", type=int, default=[16, 256, 1024])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sample-s", type=float, default=0.3, help="length of a sample, s")
+    parser.add_argument("--timeout-s", type=float, default=300.0, help="wait for an answer, s")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is there")
+    args = parser.parse_args()
+    args.boundaries, args.max_processes = False, 0
+    document: dict[str, Any] = {"provenance": provenance(), "cells": []}
+    if OUT.is_file() and not args.fresh:
+        document["cells"] = json.loads(OUT.read_text())["cells"]
+    for num_envs in args.envs:
+        for task in args.tasks:
+            if any((c["task"], c["num_envs"]) == (task, num_envs) for c in document["cells"]):
+                continue
+            cell = compare(task, num_envs, args)
+            document["cells"].append(cell)
+            document["summary"] = summarize(document["cells"])
+            write_json(OUT, document)
+            shown = f"{cell['ratio']:.2f}" if "ratio" in cell else f"failed: {cell['errors']}"
+            print(f"{task:28s} {num_envs:5d}  {shown}", flush=True)
+    for num_envs, entry in document.get("summary", {}).items():
+        print(
+            f"{num_envs} environments: median {entry['median_ratio']:.2f}, worst {entry['worst_ratio']:.2f} "
+            f"({', '.join(entry['worst_tasks'][:3])})"
+        )
+
+
+if __name__ == "__main__":
+    main()
