@@ -20,9 +20,7 @@ SWEEP = {"gamma": [0.99, 0.9], "trace_lambda": [0.8, 0.0], "entropy_coef": [0.01
 
 
 def learner(config: StreamACConfig, discrete: bool, sweep: dict | None = None) -> StreamAC:
-    return StreamAC(
-        OBS, ACTIONS, STREAMS, config, seed=3, discrete=discrete, sweep=sweep, dtype=np.float64
-    )
+    return StreamAC(OBS, ACTIONS, STREAMS, config, seed=3, discrete=discrete, sweep=sweep, dtype=np.float64)
 
 
 def references(stream_ac: StreamAC, config: StreamACConfig, discrete: bool) -> list[ReferenceAC]:

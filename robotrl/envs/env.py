@@ -32,6 +32,8 @@ class Env(Protocol):
     specs: Specs
     rng: torch.Generator
     age: Tensor
+    max_steps: int | None
+    """Control steps of a whole episode, None where another library decides."""
     num_diverged: int
 
     def reset(self) -> Obs:
