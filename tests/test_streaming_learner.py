@@ -95,7 +95,9 @@ def test_bad_input_is_refused_and_changes_nothing(name: str, value: object, word
     stream_ac = learner()
     walk = run(stream_ac, 20)
     before = stream_ac.state_dict()
-    given = dict(zip(("reward", "terminated", "truncated", "next_obs", "final_obs"), walk.step(), strict=True))
+    given = dict(
+        zip(("reward", "terminated", "truncated", "next_obs", "final_obs"), walk.step(), strict=True)
+    )
     given["terminated"] = np.array([False, True])
     if isinstance(value, float):
         given[name] = given[name].copy()
