@@ -13,7 +13,6 @@ from robotrl.algorithms.streaming.config import Preset, StreamACConfig
 from robotrl.algorithms.streaming.network import layer_matrices
 from robotrl.algorithms.streaming.reference import ReferenceAC
 from robotrl.algorithms.streaming.rules.codes import Rule
-from streaming_common import Walk, close
 
 OBS, ACTIONS, STREAMS = 5, 3, 2
 SWEEP = {"gamma": [0.99, 0.9], "trace_lambda": [0.8, 0.0], "entropy_coef": [0.01, 0.1]}

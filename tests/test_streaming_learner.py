@@ -168,6 +168,19 @@ def test_observation_statistics_are_those_of_all_that_was_seen() -> None:
     np.testing.assert_allclose(var, np.var(seen, axis=0, ddof=1), rtol=1e-12)
 
 
+@pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.value)
+def test_traces_of_a_dead_input_end_at_zero(rule: Rule) -> None:
+    config = StreamACConfig(hidden=[16, 16], rule=rule, normalize_obs=False)
+    stream_ac = learner(1, config=config)
+    stream_ac.start(np.ones((1, OBS)))
+    dead = np.ones((1, OBS))
+    dead[0, 2] = 0.0
+    for t in range(500):
+        stream_ac.update(1.0, False, False, np.ones((1, OBS)) if t < 5 else dead)
+    trace = layer_matrices(stream_ac.traces("actor")[0], stream_ac.sizes[0])[0]
+    assert (trace[:, 2] == 0).all() and (trace[:, 0] != 0).all()
+
+
 def test_normal_draws_are_normal() -> None:
     draws = np.zeros(200_001)
     fill_normal(random_state(0, 1)[0], draws)

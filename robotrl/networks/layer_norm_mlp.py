@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -23,16 +24,20 @@ class LayerNormMLP(nn.Module):
         super().__init__()
         sizes = [in_dim, *hidden, out_dim]
         self.layers = nn.ModuleList(
-            nn.Linear(n, m, device="meta") for n, m in zip(sizes, sizes[1:], strict=False)
+            nn.Linear(n, m, device="meta") for n, m in itertools.pairwise(sizes)
         ).to_empty(device="cpu")
-        for layer in self.layers:
+        for layer in self.linear():
             bound = layer.in_features**-0.5
             nn.init.uniform_(layer.weight, -bound, bound, generator=rng)
             nn.init.zeros_(layer.bias)
 
+    def linear(self) -> list[nn.Linear]:
+        """Return the layers, the output's last."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in) to (B, out)."""
-        *hidden, last = self.layers
+        *hidden, last = self.linear()
         for layer in hidden:
             x = F.leaky_relu(F.layer_norm(layer(x), (layer.out_features,)), 0.01)
         return last(x)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, fill_normal, kernel
+from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, constant, fill_normal, kernel
 from robotrl.algorithms.streaming.episode import (
     enter_state,
     move,
@@ -35,8 +33,7 @@ from robotrl.algorithms.streaming.state import (
 )
 from robotrl.algorithms.streaming.update import finish_update
 
-# not plain integers: a kernel would be compiled anew for each of them
-ACTOR, CRITIC = np.int64(0), np.int64(1)
+ACTOR, CRITIC = constant(0), constant(1)
 
 
 @kernel

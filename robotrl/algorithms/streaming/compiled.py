@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -37,18 +37,24 @@ def _cache_folder() -> str:
     return str(Path(base) / "robotrl" / "kernels" / hashlib.sha256(text).hexdigest()[:16])
 
 
-_FOLDER = numba.config.CACHE_DIR or _cache_folder()
+_config: Any = numba.config
+_FOLDER = _config.CACHE_DIR or _cache_folder()
 
 
 def kernel(function: F) -> F:
     """Compile a function of arrays and numbers at its first call, for the types of that call."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _FOLDER
+    before = _config.CACHE_DIR
+    _config.CACHE_DIR = _FOLDER
     try:
-        compiled: F = numba.njit(nogil=True, cache=True, fastmath=_FAST_MATH, error_model="numpy")(function)
+        compiled = numba.njit(nogil=True, cache=True, fastmath=_FAST_MATH, error_model="numpy")(function)
     finally:
-        numba.config.CACHE_DIR = before
-    return compiled
+        _config.CACHE_DIR = before
+    return cast(F, compiled)
+
+
+def constant(value: int) -> int:
+    """Return an integer that kernels share: they would be compiled anew for each plain one in a call."""
+    return cast(int, np.int64(value))
 
 
 def random_state(seed: int, num_streams: int) -> Words:

@@ -178,7 +178,7 @@ def move(
     memory = network_memory(i, k, layout, streams)
     a = network_part(k, layout.activations, streams.activations[i])
     rule = layout.rules[k]
-    u = memory[TRACE] if rule == OBGD or rule == SGD else network_part(k, layout.parameters, direction)
+    u = memory[TRACE] if rule in (OBGD, SGD) else network_part(k, layout.parameters, direction)
     step_and_forward(memory[WEIGHTS], u, step, layout.sizes[k], a)
     if resets:
         memory[TRACE] = 0.0

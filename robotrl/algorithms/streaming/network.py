@@ -15,6 +15,7 @@ the standard deviation of each hidden layer.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -46,7 +47,7 @@ def draw_parameters(
         rng: where the numbers come from.
     """
     layers = []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         bound = 1.0 / math.sqrt(fan_in)
         weight = rng.uniform(-bound, bound, (fan_out, fan_in))
         zeros = min(math.ceil(sparsity * fan_in), max(0, fan_in - min_inputs))
@@ -60,7 +61,7 @@ def layer_matrices(w: Reals, sizes: Sequence[int]) -> list[Reals]:
     """View flat parameters (P,) as one (out, in + 1) matrix per layer, biases in the last column."""
     matrices = []
     start = 0
-    for layer, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         part = w[start : start + (fan_in + 1) * fan_out]
         is_output = layer == len(sizes) - 2
         matrices.append(part.reshape(fan_out, -1) if is_output else part.reshape(-1, fan_out).T)

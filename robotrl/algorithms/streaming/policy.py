@@ -29,7 +29,7 @@ def write_policy(learner: StreamAC, stream: int, policy: SoftplusGaussianPolicy)
     if learner.config.sees_time:
         # the weights of the time input, held at 0, drop out
         layers[0] = layers[0][:, [*range(learner.obs_dim), learner.obs_dim + 1]]
-    shapes = [(layer.out_features, layer.in_features + 1) for layer in policy.net.layers]
+    shapes = [(layer.out_features, layer.in_features + 1) for layer in policy.net.linear()]
     normalizes = policy.normalizer is not None
     if [w.shape for w in layers] != shapes or normalizes != learner.config.normalize_obs or learner.discrete:
         raise UsageError(
@@ -37,7 +37,7 @@ def write_policy(learner: StreamAC, stream: int, policy: SoftplusGaussianPolicy)
             f"{[w.shape for w in layers]} (normalize_obs={learner.config.normalize_obs}, "
             f"discrete={learner.discrete})"
         )
-    for layer, matrix in zip(policy.net.layers, layers, strict=True):
+    for layer, matrix in zip(policy.net.linear(), layers, strict=True):
         layer.weight.copy_(torch.from_numpy(matrix[:, :-1]))
         layer.bias.copy_(torch.from_numpy(matrix[:, -1].copy()))
     policy.std_floor = float(learner.std_floor[stream])

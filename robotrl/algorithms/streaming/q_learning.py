@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from robotrl.algorithms.streaming import q_kernel
+from robotrl.algorithms.streaming import value_kernel
 from robotrl.algorithms.streaming.compiled import Integers
 from robotrl.algorithms.streaming.config import StreamQConfig
 from robotrl.algorithms.streaming.learner import StreamLearner
@@ -63,7 +63,7 @@ class StreamQ(StreamLearner):
 
     @property
     def _advance(self) -> Callable[..., None]:
-        return q_kernel.advance
+        return value_kernel.advance
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Integers:
         """Return the best action (N, 1) for raw observations (N, D), without learning."""

@@ -73,6 +73,7 @@ def make_hyper(config: StreamConfig, heads: Sequence[str], num_streams: int, swe
     rates = [f"{head}_{config.rule.rate}" for head in heads]
     names = [*(name for name in _HYPER_COLUMNS if hasattr(config, name)), *rates]
     hyper = np.zeros((num_streams, NUM_HYPER_COLUMNS + len(heads)))
+    hyper[:, EPSILON_STEPS] = 1.0
     for name in sweep:
         if name not in names:
             raise unknown_name("hyperparameter to sweep", name, names)

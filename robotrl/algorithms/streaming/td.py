@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from robotrl.algorithms.streaming import td_kernel
+from robotrl.algorithms.streaming import value_kernel
 from robotrl.algorithms.streaming.compiled import Doubles
 from robotrl.algorithms.streaming.config import StreamTDConfig
 from robotrl.algorithms.streaming.learner import StreamLearner
@@ -24,7 +24,7 @@ from robotrl.core.errors import UsageError
 
 
 class StreamTD(StreamLearner):
-    """Stream TD(lambda) for N streams; `act` has nothing to say.
+    """Stream TD(lambda) for N streams; it has no actions.
 
     Args:
         obs_dim: D.
@@ -54,7 +54,7 @@ class StreamTD(StreamLearner):
 
     @property
     def _advance(self) -> Callable[..., None]:
-        return td_kernel.advance
+        return value_kernel.advance
 
     def predictions(self) -> Doubles:
         """Return V of the current states in units of the raw cumulant, (N,)."""

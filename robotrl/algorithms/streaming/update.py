@@ -95,7 +95,7 @@ def _accumulate_layer(rule: int, x: Reals, d: Reals, memory: Reals, u: Reals, p:
     z = memory[TRACE, p : p + n * m].reshape(n, m)
     v = memory[min(SQUARES, len(memory) - 1), p : p + n * m].reshape(n, m)
     direction_part = u[p : p + n * m].reshape(n, m)
-    if rule == INTENTIONAL or rule == INTENTIONAL_FISHER:
+    if rule in (INTENTIONAL, INTENTIONAL_FISHER):
         intentional.accumulate(x, d, z, v, direction_part, s, rule == INTENTIONAL_FISHER)
     elif rule == FISHER_TRACE:
         intentional.fisher_trace(x, d, v, s)
@@ -111,9 +111,9 @@ def _accumulate_layer(rule: int, x: Reals, d: Reals, memory: Reals, u: Reals, p:
 @kernel
 def finish_update(rule: int, s: Doubles) -> float:
     """Return the factor by which the parameters move along the direction."""
-    if rule == OBGD or rule == ADAPTIVE_OBGD:
+    if rule in (OBGD, ADAPTIVE_OBGD):
         s[STEP] = obgd.step_size(s)
-    elif rule == INTENTIONAL or rule == INTENTIONAL_FISHER:
+    elif rule in (INTENTIONAL, INTENTIONAL_FISHER):
         s[STEP] = intentional.step_size(s)
     elif rule == SGD:
         s[STEP] = baselines.sgd_step_size(s)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 
-import numpy as np
+from robotrl.algorithms.streaming.compiled import constant
 
 OBGD, ADAPTIVE_OBGD, INTENTIONAL, INTENTIONAL_FISHER, SGD, ADAM = 0, 1, 2, 3, 4, 5
-FISHER_TRACE = np.int64(6)  # not a plain integer: kernels would be compiled anew for it
+FISHER_TRACE = constant(6)
 
 
 class Rule(enum.Enum):

@@ -1,10 +1,19 @@
-"""The compiled step of stream Q(lambda) and SARSA(lambda); see `q_learning` for their formulas."""
+"""The compiled step of stream Q(lambda), SARSA(lambda) and TD(lambda); see `q_learning` and `td`.
+
+A prediction is the value of the one action there is.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-
-from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, Words, kernel, uniform
+from robotrl.algorithms.streaming.compiled import (
+    Doubles,
+    Integers,
+    Reals,
+    Words,
+    constant,
+    kernel,
+    uniform,
+)
 from robotrl.algorithms.streaming.episode import (
     enter_state,
     move,
@@ -29,8 +38,7 @@ from robotrl.algorithms.streaming.state import (
 )
 from robotrl.algorithms.streaming.update import finish_update
 
-# not a plain integer: kernels would be compiled anew for it
-CRITIC = np.int64(0)
+CRITIC = constant(0)
 
 
 @kernel
