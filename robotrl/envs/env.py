@@ -32,9 +32,11 @@ class Env(Protocol):
     specs: Specs
     rng: torch.Generator
     age: Tensor
-    max_steps: int | None
-    """Control steps of a whole episode, None where another library decides."""
     num_diverged: int
+
+    @property
+    def max_steps(self) -> int | None:
+        """Control steps of a whole episode, None where another library decides."""
 
     def reset(self) -> Obs:
         """Start a new episode everywhere and return its first observation."""
