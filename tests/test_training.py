@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -86,11 +87,11 @@ def start(arguments: list[str], program: tuple[str, ...] = ("-m", "robotrl", "tr
     )
 
 
-# of the two, PPO also evaluates on the way
+# of these, PPO also evaluates on the way
 @pytest.mark.parametrize(
     ("algorithm", "total", "every", "dies_at", "checkpoint_at"),
-    [("ppo", 4096, 1000, 300, 1920), ("sac", 6000, 0, 750, 2000)],
-    ids=["ppo", "sac"],
+    [("ppo", 4096, 1000, 300, 1920), ("sac", 6000, 0, 750, 2000), ("stream_ac", 6000, 0, 763, 2000)],
+    ids=["ppo", "sac", "stream_ac"],
 )
 def test_kill_and_resume_equals_the_uninterrupted_run(
     algorithm, total, every, dies_at, checkpoint_at, tmp_path
@@ -223,8 +224,10 @@ class NanAtSpeed(Cartpole):
         return torch.where(sim.data("qvel")[:, :1].abs() > 0.5, math.nan, 0.0)
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
-@pytest.mark.parametrize("what", ["reward", "observation", "learning rate"])
+@pytest.mark.parametrize(
+    ("algorithm", "what"),
+    [*itertools.product(["ppo", "sac"], ["reward", "observation", "learning rate"]), ("stream_ac", "reward")],
+)
 def test_learning_that_diverges_says_so_and_keeps_its_last_good_checkpoint(algorithm, what, tmp_path):
     options = overrides(algorithm, tmp_path, "total_steps=20000", "checkpoint_every_s=1e-6")
     if what == "learning rate":

@@ -19,6 +19,7 @@ _ALGORITHMS = {
         "algorithm.learning_starts=500",
         "algorithm.batch_size=32",
     ],
+    "stream_ac": ["algorithm=stream_ac", "num_envs=4"],
 }
 _COMMON = [
     "task=cartpole_balance",
@@ -47,5 +48,5 @@ PENDULUM = [
 
 
 def overrides(algorithm: str, runs: Path, *more: str) -> list[str]:
-    """Words for `robotrl train`; an iteration of "ppo" takes 128 steps, one of "sac" 2000."""
+    """Words for `robotrl train`; an iteration of "ppo" takes 128 steps, one of the others 2000."""
     return [*_ALGORITHMS[algorithm], *_COMMON, f"runs_dir={runs}", *more]

@@ -34,6 +34,10 @@ class Env(Protocol):
     age: Tensor
     num_diverged: int
 
+    @property
+    def max_steps(self) -> int | None:
+        """Control steps of a whole episode, None where another library decides."""
+
     def reset(self) -> Obs:
         """Start a new episode everywhere and return its first observation."""
 

@@ -40,10 +40,14 @@ class RunningNormalizer(nn.Module):
         var, mean = torch.var_mean(x, dim=0, correction=0)
         total = self.count + x.shape[0]
         delta = mean - self.mean
-        self.var.copy_(
-            (self.var * self.count + var * x.shape[0] + delta**2 * (self.count * x.shape[0] / total)) / total
-        )
-        self.mean += delta * (x.shape[0] / total)
-        self.count.copy_(total)
+        square = self.var * self.count + var * x.shape[0] + delta**2 * (self.count * x.shape[0] / total)
+        self.load_statistics(self.mean + delta * (x.shape[0] / total), square / total, total)
+
+    @torch.no_grad()
+    def load_statistics(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        """Take over statistics that were gathered elsewhere: (D,), (D,) and a number of samples."""
+        self.mean.copy_(mean)
+        self.var.copy_(var)
+        self.count.copy_(count)
         self.shift.copy_(self.mean)
         self.scale.copy_((self.var + self.eps).rsqrt())

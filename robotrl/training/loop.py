@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from robotrl.algorithms.algorithm import Algorithm
+from robotrl.core.config import TrainConfig
 from robotrl.envs.env import Env
+from robotrl.training.run_folder import RunFolder
 
 MIN_STEPS_PER_ITERATION = 2_000
 """Of an off-policy loop, environment steps: long enough that logging costs nothing."""
@@ -34,6 +36,8 @@ class Loop(ABC):
     default_torch_threads: ClassVar[int | None]
     resumable: ClassVar[bool] = True
     """Whether training continues from a checkpoint."""
+    stagger: ClassVar[bool] = True
+    """Whether the environments start at random ages of an episode."""
 
     def __init__(self, env: Env, algorithm: Algorithm, total_steps: int, torch_threads: int) -> None:
         self.env = env
@@ -48,6 +52,9 @@ class Loop(ABC):
     @abstractmethod
     def iterate(self) -> dict[str, float]:
         """Collect and learn once; return the metrics of this iteration."""
+
+    def finish(self, run: RunFolder, config: TrainConfig) -> None:  # noqa: B027  most have nothing to add
+        """Write into the run what only this kind of loop knows, at the end of training."""
 
     def not_finite(self, metrics: Mapping[str, float]) -> str | None:
         """Name what is NaN or infinite now, so that learning cannot go on; None if all is well.

@@ -32,12 +32,18 @@ from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
 from robotrl.training.run_folder import RunFolder, write_json
 from robotrl.training.sb3 import Sb3Loop
+from robotrl.training.streaming import StreamingLoop
 from robotrl.training.video import record_video
 
 # of the video in a run's report
 _VIDEO_S = 10.0
 
-LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPolicyLoop, "sb3": Sb3Loop}
+LOOPS: dict[str, type[Loop]] = {
+    "on_policy": OnPolicyLoop,
+    "off_policy": OffPolicyLoop,
+    "streaming": StreamingLoop,
+    "sb3": Sb3Loop,
+}
 
 
 class InterruptedRunError(RobotrlError):
@@ -103,7 +109,12 @@ def make_loop(config: TrainConfig) -> Loop:
     overlapped = loop_class is OffPolicyLoop
     sim_threads = config.sim_threads or (max(1, cpus - torch_threads) if overlapped else cpus)
     env = make_env(
-        config.task, config.num_envs, config.seed, sim_threads, stagger=True, make_sim=_make_sim(config)
+        config.task,
+        config.num_envs,
+        config.seed,
+        sim_threads,
+        stagger=loop_class.stagger,
+        make_sim=_make_sim(config),
     )
     rng = torch.Generator().manual_seed(learner_seed(config.seed))
     policy = config.policy_class(env.specs, config.policy, rng)
@@ -137,6 +148,7 @@ def _run(
             raise InterruptedRunError(f"stopped at {loop.env_steps} steps; {_next_step(run, config, loop)}")
         progress.stage("evaluating")
         clock.pause()
+        loop.finish(run, config)
         result = evaluate(
             loop.algorithm.policy, config.task, config.eval_episodes, config.eval_seed, config.sim_threads
         )

@@ -1,0 +1,112 @@
+"""The compiled step of stream AC(lambda); see `actor_critic` for its formulas."""
+
+from __future__ import annotations
+
+from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, constant, fill_normal, kernel
+from robotrl.algorithms.streaming.episode import (
+    enter_state,
+    move,
+    output,
+    propagate,
+    successor_output,
+    take_gradient,
+    take_step,
+)
+from robotrl.algorithms.streaming.heads import (
+    categorical_action,
+    categorical_gradient,
+    gaussian_action,
+    gaussian_gradient,
+    gaussian_score,
+)
+from robotrl.algorithms.streaming.rules.codes import FISHER_TRACE, INTENTIONAL_FISHER
+from robotrl.algorithms.streaming.state import (
+    CONTINUOUS,
+    ENTROPY,
+    GAMMA,
+    LAMBDA,
+    STD_FLOOR,
+    Layout,
+    Streams,
+    Transitions,
+    Workspace,
+)
+from robotrl.algorithms.streaming.update import finish_update
+
+ACTOR, CRITIC = constant(0), constant(1)
+
+
+@kernel
+def advance(
+    low: int,
+    high: int,
+    layout: Layout,
+    switches: Integers,
+    hyper: Doubles,
+    streams: Streams,
+    batch: Transitions,
+    work: Workspace,
+) -> None:
+    """Learn from one step of the streams from `low` up to `high`, and choose their next actions."""
+    for i in range(low, high):
+        actor_step, critic_step, resets = 0.0, 0.0, True
+        if batch.valid[i]:
+            reward, gamma, resets = take_step(i, layout, switches, hyper[i], streams, batch, work.activations)
+            next_value = successor_output(i, CRITIC, layout, streams, work.activations)[0]
+            value = output(CRITIC, layout, streams.activations[i])[0]
+            delta = reward + gamma * next_value - value
+            decay = hyper[i, GAMMA] * hyper[i, LAMBDA]
+            work.gradient[0, 0] = 1.0
+            take_gradient(i, CRITIC, delta, decay, layout, streams, work)
+            critic_step = finish_update(layout.rules[CRITIC], streams.rules[i, CRITIC])
+            _policy_gradient(i, delta, layout, switches, hyper[i], streams, work.gradient[0])
+            take_gradient(i, ACTOR, delta, decay, layout, streams, work)
+            if layout.rules[ACTOR] == INTENTIONAL_FISHER:
+                _take_fisher_trace(i, layout, switches, hyper[i], streams, work)
+            actor_step = finish_update(layout.rules[ACTOR], streams.rules[i, ACTOR])
+        enter_state(i, layout, switches, streams, batch, work.activations)
+        move(i, CRITIC, critic_step, resets, layout, streams, work.direction)
+        move(i, ACTOR, actor_step, resets, layout, streams, work.direction)
+        _act(i, layout, switches, hyper[i], streams, work.gradient[0])
+
+
+@kernel
+def _policy_gradient(
+    i: int, delta: float, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, d: Reals
+) -> None:
+    """Write the gradient of log pi(a|s) + tau sign(delta) H by the actor's outputs."""
+    y = output(ACTOR, layout, streams.activations[i])
+    weight = hyper[ENTROPY] * ((delta > 0.0) - (delta < 0.0))
+    if switches[CONTINUOUS] != 0:
+        gaussian_gradient(y, streams.action[i], hyper[STD_FLOOR], weight, d)
+    else:
+        categorical_gradient(y, int(streams.action[i, 0]), weight, d[: len(y)])
+
+
+@kernel
+def _take_fisher_trace(
+    i: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, work: Workspace
+) -> None:
+    """Add the gradient's size at an action drawn independently of the one taken to the actor's rule."""
+    y = output(ACTOR, layout, streams.activations[i])
+    d, spare = work.gradient[0], work.gradient[1]
+    if switches[CONTINUOUS] != 0:
+        noise = spare[: len(y) // 2]
+        fill_normal(streams.random[i], noise)
+        gaussian_score(y, noise, hyper[STD_FLOOR], d)
+    else:
+        action = categorical_action(y, streams.random[i], spare[: len(y)])
+        categorical_gradient(y, action, 0.0, d[: len(y)])
+    propagate(i, ACTOR, FISHER_TRACE, layout, streams, work)
+
+
+@kernel
+def _act(i: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, spare: Reals) -> None:
+    """Draw the action for the current state."""
+    y = output(ACTOR, layout, streams.activations[i])
+    if switches[CONTINUOUS] != 0:
+        noise = spare[: len(y) // 2]
+        fill_normal(streams.random[i], noise)
+        gaussian_action(y, noise, hyper[STD_FLOOR], streams.action[i])
+    else:
+        streams.action[i, 0] = categorical_action(y, streams.random[i], spare[: len(y)])

@@ -1,0 +1,85 @@
+"""How the kernels of this package are compiled, and their random numbers.
+
+Kernels may reorder sums but keep NaN and infinity (no `nnan`, no `ninf`), and do not touch the
+process's treatment of denormal numbers. They release the GIL and are kept on disk between processes.
+Numba looks only at the file of the outermost kernel to tell whether what it kept is stale, so the
+folder is named after the text of the whole package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+F = TypeVar("F", bound=Callable[..., Any])
+Reals = npt.NDArray[Any]
+"""float32 or float64: kernels are compiled for either."""
+Doubles = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint64]
+
+_FAST_MATH = {"contract", "reassoc", "arcp", "nsz"}
+
+
+def _cache_folder() -> str:
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    text = b"".join(source.read_bytes() for source in sources)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return str(Path(base) / "robotrl" / "kernels" / hashlib.sha256(text).hexdigest()[:16])
+
+
+_config: Any = numba.config
+_FOLDER = _config.CACHE_DIR or _cache_folder()
+
+
+def kernel(function: F) -> F:
+    """Compile a function of arrays and numbers at its first call, for the types of that call."""
+    before = _config.CACHE_DIR
+    _config.CACHE_DIR = _FOLDER
+    try:
+        compiled = numba.njit(nogil=True, cache=True, fastmath=_FAST_MATH, error_model="numpy")(function)
+    finally:
+        _config.CACHE_DIR = before
+    return cast(F, compiled)
+
+
+def constant(value: int) -> int:
+    """Return an integer that kernels share: they would be compiled anew for each plain one in a call."""
+    return cast(int, np.int64(value))
+
+
+def random_state(seed: int, num_streams: int) -> Words:
+    """Return the (N, 1) generator states of N streams; stream i's depends on the seed and i only."""
+    sequences = (np.random.SeedSequence(seed, spawn_key=(i, 1)) for i in range(num_streams))
+    return np.array([sequence.generate_state(1, np.uint64) for sequence in sequences])
+
+
+@kernel
+def uniform(state: Words) -> float:
+    """Draw from (0, 1] and advance the (1,) state: SplitMix64 (Steele et al. 2014), 53 bits."""
+    state[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = state[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return (float(z >> np.uint64(11)) + 1.0) * 2.0**-53
+
+
+@kernel
+def fill_normal(state: Words, out: Reals) -> None:
+    """Fill a vector with standard normal draws (Box & Muller 1958)."""
+    for k in range(0, len(out), 2):
+        radius = math.sqrt(-2.0 * math.log(uniform(state)))
+        angle = 2.0 * math.pi * uniform(state)
+        out[k] = radius * math.cos(angle)
+        if k + 1 < len(out):
+            out[k + 1] = radius * math.sin(angle)

@@ -1,0 +1,117 @@
+"""Hyperparameters of the streaming learners; see the modules of `rules` for what the numbers mean."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.core import checks
+
+
+class Preset(enum.Enum):
+    """Whether the corrections of the released codes' faults are on."""
+
+    DEFAULT = "default"
+    """At least two non-zero weights per unit; time limits bootstrap; traces and the reward's running sum
+    start anew with every episode; SARSA draws a fresh first action."""
+    REFERENCE = "reference"
+    """As released: units may start without weights, and the reward's running sum leaks into the next
+    episode. With the Intentional rules a time limit is not noticed at all; with the others it ends the
+    return as a true end does, and the episode's time is an input. Set std_floor to 0 to match."""
+
+
+@dataclass
+class StreamConfig:
+    """What all streaming learners share."""
+
+    preset: Preset = Preset.DEFAULT
+    """default, or reference for the published behaviour."""
+    rule: Rule = Rule.INTENTIONAL
+    """obgd, adaptive_obgd, intentional, intentional_fisher, sgd or adam."""
+    gamma: float = 0.99
+    """Discount; in [0, 1)."""
+    trace_lambda: float = 0.8
+    """Lambda of the eligibility traces; in [0, 1)."""
+    critic_kappa: float = 2.0
+    """Of obgd and adaptive_obgd: one over the most a step moves the critic, 1-norm; > 0."""
+    critic_eta: float = 0.5
+    """Of the intentional rules: fraction of the error that a step is meant to remove; > 0."""
+    critic_learning_rate: float = 1e-4
+    """Of sgd and adam; > 0."""
+    hidden: list[int] = field(default_factory=lambda: [128, 128])
+    """Widths of the hidden layers."""
+    sparsity: float = 0.9
+    """Fraction of each unit's weights that starts at zero; in [0, 1)."""
+    normalize_obs: bool = True
+    """Normalise observations by running statistics."""
+    scale_reward: bool = True
+    """Divide rewards by the deviation of their running discounted sum."""
+    episode_steps: int = 1000
+    """Control steps of a whole episode, for the time input of preset=reference; >= 1."""
+
+    def __post_init__(self) -> None:
+        checks.within(self, "[0, 1)", "gamma", "trace_lambda", "sparsity")
+        checks.above(self, 0, "critic_kappa", "critic_eta", "critic_learning_rate")
+        checks.at_least(self, 1, "episode_steps")
+        checks.widths(self, "hidden")
+
+    @property
+    def sees_time(self) -> bool:
+        """Whether the episode's time is an input."""
+        return self.preset is Preset.REFERENCE and not self.rule.is_intentional
+
+
+def _refuse_policy_rule(config: StreamConfig) -> None:
+    if config.rule is Rule.INTENTIONAL_FISHER:
+        raise ValueError("rule intentional_fisher is for policies, here use intentional")
+
+
+@dataclass
+class StreamTDConfig(StreamConfig):
+    """Hyperparameters of stream TD(lambda)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_policy_rule(self)
+
+
+@dataclass
+class StreamQConfig(StreamConfig):
+    """Hyperparameters of stream Q(lambda) and SARSA(lambda)."""
+
+    critic_eta: float = 0.25
+    """Of the intentional rules: fraction of the error that a step is meant to remove; > 0."""
+    epsilon_start: float = 1.0
+    """Probability of a random action at the first step; in [0, 1]."""
+    epsilon_end: float = 0.01
+    """The same after exploration_steps; in [0, 1]."""
+    exploration_steps: int = 25_000
+    """Control steps over which epsilon falls linearly; >= 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_policy_rule(self)
+        checks.within(self, "[0, 1]", "epsilon_start", "epsilon_end")
+        checks.at_least(self, 1, "exploration_steps")
+
+
+@dataclass
+class StreamACConfig(StreamConfig):
+    """Hyperparameters of stream AC(lambda)."""
+
+    actor_kappa: float = 3.0
+    """Of obgd and adaptive_obgd: one over the most a step moves the actor, 1-norm; > 0."""
+    actor_eta: float = 0.05
+    """Of the intentional rules: how far log pi moves per error of the usual size; > 0."""
+    actor_learning_rate: float = 1e-4
+    """Of sgd and adam; > 0."""
+    entropy_coef: float = 0.01
+    """tau, weight of the entropy's gradient; >= 0."""
+    std_floor: float = 1e-3
+    """Added to sigma, in units of the action range's half width; >= 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.above(self, 0, "actor_kappa", "actor_eta", "actor_learning_rate")
+        checks.at_least(self, 0, "entropy_coef", "std_floor")

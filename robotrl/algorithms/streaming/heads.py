@@ -1,0 +1,109 @@
+"""What a policy's outputs mean: draws, and gradients of log probability and entropy by the outputs.
+
+Gaussian, outputs (mu, pre): sigma = softplus(pre) + floor, and with x = (a - mu) / sigma
+
+    d log N / d mu = x / sigma,   d log N / d sigma = (x^2 - 1) / sigma,   dH / d sigma = 1 / sigma,
+    d sigma / d pre = sigmoid(pre).
+
+A floor under sigma leaves d sigma / d pre as it is, so that the head can always recover.
+
+Categorical, outputs are logits: d log p_a / d logit_k = [k = a] - p_k and
+dH / d logit_k = -p_k (log p_k + H).
+
+The entropy's weight comes with the sign of the TD error, by which the trace is multiplied afterwards:
+the step is always towards more entropy (arXiv:2410.14606, section 3.4).
+"""
+
+from __future__ import annotations
+
+import math
+
+from robotrl.algorithms.streaming.compiled import Doubles, Reals, Words, kernel, uniform
+
+
+@kernel
+def softplus(x: float) -> float:
+    """Return log(1 + e^x) without overflow or cancellation."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+@kernel
+def sigmoid(x: float) -> float:
+    """Return 1 / (1 + e^-x)."""
+    return 1.0 / (1.0 + math.exp(-x)) if x > 0.0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+@kernel
+def gaussian_action(y: Reals, noise: Doubles, floor: float, action: Doubles) -> None:
+    """Write mu + sigma noise into `action`, (A,), for outputs y (2 A,)."""
+    dim = len(action)
+    for k in range(dim):
+        action[k] = y[k] + (softplus(y[dim + k]) + floor) * noise[k]
+
+
+@kernel
+def gaussian_gradient(y: Reals, action: Doubles, floor: float, entropy_weight: float, d: Reals) -> None:
+    """Write the gradient of log N(a) + entropy_weight H by the outputs y (2 A,) into d (2 A,)."""
+    dim = len(action)
+    for k in range(dim):
+        sigma = softplus(y[dim + k]) + floor
+        x = (action[k] - y[k]) / sigma
+        d[k] = x / sigma
+        d[dim + k] = (x * x - 1.0 + entropy_weight) / sigma * sigmoid(y[dim + k])
+
+
+@kernel
+def gaussian_score(y: Reals, noise: Doubles, floor: float, d: Reals) -> None:
+    """Write the gradient of log N(a) by the outputs at a = mu + sigma noise into d (2 A,)."""
+    dim = len(noise)
+    for k in range(dim):
+        sigma = softplus(y[dim + k]) + floor
+        d[k] = noise[k] / sigma
+        d[dim + k] = (noise[k] * noise[k] - 1.0) / sigma * sigmoid(y[dim + k])
+
+
+@kernel
+def softmax(y: Reals, p: Reals) -> None:
+    """Write the probabilities of logits y (A,) into p (A,)."""
+    top = y[argmax(y)]
+    total = 0.0
+    for k in range(len(y)):
+        total += math.exp(y[k] - top)
+    for k in range(len(y)):
+        p[k] = math.exp(y[k] - top) / total
+
+
+@kernel
+def categorical_action(y: Reals, random: Words, p: Reals) -> int:
+    """Draw an index for logits y (A,); `p` (A,) receives the probabilities."""
+    softmax(y, p)
+    left = uniform(random)
+    for k in range(len(p) - 1):
+        left -= p[k]
+        if left <= 0.0:
+            return k
+    return len(p) - 1
+
+
+@kernel
+def categorical_gradient(y: Reals, action: int, entropy_weight: float, d: Reals) -> None:
+    """Write the gradient of log p_a + entropy_weight H by the logits y (A,) into d (A,)."""
+    softmax(y, d)
+    entropy = 0.0
+    for k in range(len(d)):
+        if d[k] > 0.0:
+            entropy -= d[k] * math.log(d[k])
+    for k in range(len(d)):
+        p = d[k]
+        log_p = math.log(p) if p > 0.0 else 0.0
+        d[k] = (1.0 if k == action else 0.0) - p - entropy_weight * p * (log_p + entropy)
+
+
+@kernel
+def argmax(y: Reals) -> int:
+    """Return the index of the largest entry, the first of several."""
+    best = 0
+    for k in range(1, len(y)):
+        if y[k] > y[best]:
+            best = k
+    return best

@@ -1,0 +1,300 @@
+"""What all streaming learners are: N independent streams in arrays, advanced by one compiled step."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from robotrl.algorithms.streaming.compiled import Doubles, Reals, kernel
+from robotrl.algorithms.streaming.config import StreamConfig
+from robotrl.algorithms.streaming.network import forward, new_activations
+from robotrl.algorithms.streaming.normalization import normalize_frozen, reward_scale
+from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.algorithms.streaming.setup import (
+    Sweep,
+    make_hyper,
+    make_layout,
+    make_switches,
+    new_streams,
+    new_transitions,
+)
+from robotrl.algorithms.streaming.state import (
+    DELTA,
+    NUM_HYPER_COLUMNS,
+    RATE,
+    STEP,
+    TRACE,
+    WEIGHTS,
+    Transitions,
+    Workspace,
+)
+from robotrl.core.errors import UsageError
+
+# handing a stream to another thread costs as much as advancing a few of them
+_MIN_STREAMS_PER_THREAD = 4
+
+# the square of a larger number could overflow in the statistics
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class StreamLearner(ABC):
+    """N streams that learn side by side, each from its own transitions and from nothing else.
+
+    The state of a stream does not depend on how many others there are, nor on the number of threads. A
+    learner is used as
+
+        learner.start(obs)
+        while True:
+            action = learner.act()
+            ...
+            learner.update(reward, terminated, truncated, next_obs, final_obs)
+
+    and everything between two calls is in `state_dict`, mid-episode too.
+
+    Attributes:
+        config: the hyperparameters.
+        heads: names of the networks.
+        sizes: layer widths of each, input and output included.
+        streams: the state, for those who look inside.
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[tuple[str, int, Rule]],
+        obs_dim: int,
+        action_width: int,
+        continuous: bool,
+        num_streams: int,
+        config: StreamConfig,
+        seed: int,
+        sweep: Sweep | None,
+        num_threads: int | None,
+        dtype: npt.DTypeLike,
+    ) -> None:
+        if min(obs_dim, num_streams, *(width for _, width, _ in heads)) < 1:
+            raise UsageError(f"{type(self).__name__}: give at least one stream, observation and output")
+        self.config = config
+        self.obs_dim, self.num_streams = obs_dim, num_streams
+        self.heads = tuple(name for name, _, _ in heads)
+        in_dim = obs_dim + config.sees_time
+        sizes = [[in_dim, *config.hidden, width] for _, width, _ in heads]
+        self.sizes = sizes
+        self._layout = make_layout(self.heads, sizes, [rule for _, _, rule in heads])
+        self._switches = make_switches(config, continuous)
+        self._hyper = make_hyper(config, self.heads, num_streams, sweep or {})
+        self.streams = new_streams(self._layout, config, obs_dim, action_width, num_streams, seed, dtype)
+        self.streams.rules[:, :, RATE] = self._hyper[:, NUM_HYPER_COLUMNS:]
+        self._batch = new_transitions(num_streams, obs_dim)
+        self._started = False
+        cpus = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
+        self.num_threads = max(1, min(cpus, num_streams // _MIN_STREAMS_PER_THREAD))
+        self._work = [
+            Workspace(
+                direction=np.zeros(self._layout.parameters[-1], dtype),
+                activations=np.concatenate([new_activations(s, 1, dtype)[0] for s in sizes]),
+                gradient=np.zeros((2, self._layout.sizes.max() + 1), dtype),
+            )
+            for _ in range(self.num_threads)
+        ]
+        self._bounds = np.linspace(0, num_streams, self.num_threads + 1).astype(int).tolist()
+        self._pool = ThreadPoolExecutor(self.num_threads - 1, "streams") if self.num_threads > 1 else None
+
+    @property
+    @abstractmethod
+    def _advance(self) -> Callable[..., None]:
+        """The compiled step: (low, high, layout, switches, hyper, streams, batch, work)."""
+
+    def start(self, obs: npt.ArrayLike) -> None:
+        """Begin an episode in every stream.
+
+        Args:
+            obs: (N, D) first observations.
+
+        Raises:
+            UsageError: they are of another size or not finite; nothing has changed.
+        """
+        self._started = True
+        self.update(0.0, False, False, obs, valid=False)
+
+    def act(self) -> npt.NDArray[Any]:
+        """Return the actions that were chosen for the current states."""
+        return self.streams.action.copy()
+
+    def update(
+        self,
+        reward: npt.ArrayLike,
+        terminated: npt.ArrayLike,
+        truncated: npt.ArrayLike,
+        next_obs: npt.ArrayLike,
+        final_obs: npt.ArrayLike | None = None,
+        valid: npt.ArrayLike | None = None,
+    ) -> None:
+        """Learn from what the last actions brought, and choose the next ones.
+
+        Args:
+            reward: (N,).
+            terminated: (N,) bool, a true end state: the return ends here.
+            truncated: (N,) bool, ended by the time limit: the return goes on from `final_obs`.
+            next_obs: (N, D) what to act on next; where an episode ended, the first of the next one.
+            final_obs: (N, D) true successor where an episode ended; not needed where none did.
+            valid: (N,) bool, False where nothing is to be learned and an episode begins at `next_obs`.
+
+        Raises:
+            UsageError: an array has another size, or a number is not finite; nothing has changed.
+        """
+        if not self._started:
+            raise UsageError("call start(obs) before the first update")
+        batch = self._batch
+        self._fill("reward", batch.reward, reward)
+        self._fill("terminated", batch.terminated, terminated)
+        self._fill("truncated", batch.truncated, truncated)
+        self._fill("valid", batch.valid, True if valid is None else valid)
+        self._fill("next_obs", batch.next_obs, next_obs)
+        if final_obs is not None:
+            self._fill("final_obs", batch.final_obs, final_obs)
+        elif (batch.valid & (batch.terminated | batch.truncated)).any():
+            raise UsageError("an episode ended: give final_obs, the observation before the reset")
+        what, stream = _first_not_finite(batch)
+        if what:
+            name = ("", "reward", "next_obs", "final_obs")[what]
+            raise UsageError(
+                f"stream {stream}: {name} is {getattr(batch, name)[stream].tolist()}, expected numbers "
+                f"within +-{_LARGEST:.1e}; nothing was learned from this step, set valid to False for it"
+            )
+        self._run()
+
+    def _run(self) -> None:
+        def advance(thread: int) -> None:
+            low, high = self._bounds[thread], self._bounds[thread + 1]
+            self._advance(
+                low, high, self._layout, self._switches, self._hyper, self.streams, self._batch,
+                self._work[thread],
+            )  # fmt: skip
+
+        if self._pool is None:
+            advance(0)
+            return
+        pending = [self._pool.submit(advance, thread) for thread in range(1, self.num_threads)]
+        advance(0)
+        for done in pending:
+            done.result()
+
+    def _fill(self, name: str, room: npt.NDArray[Any], values: npt.ArrayLike) -> None:
+        given = np.asarray(values)
+        if given.shape != room.shape and given.shape != ():
+            raise UsageError(f"{name} has shape {given.shape}, expected {room.shape} as at the start")
+        room[:] = given
+
+    def parameters(self, head: str) -> Reals:
+        """View the parameters of one network of every stream, (N, P)."""
+        return self._row(self.heads.index(head), WEIGHTS)
+
+    def traces(self, head: str) -> Reals:
+        """View the eligibility traces of one network of every stream, (N, P)."""
+        return self._row(self.heads.index(head), TRACE)
+
+    def _row(self, k: int, row: int) -> Reals:
+        start, end = self._layout.parameters[k], self._layout.parameters[k + 1]
+        rows = int(self._layout.rows[0])
+        block = self.streams.memory[:, rows * start : rows * end]
+        return block.reshape(self.num_streams, rows, -1)[:, row]
+
+    def outputs(self, head: str, obs: npt.ArrayLike) -> Reals:
+        """Evaluate one network of every stream without learning, its normaliser frozen.
+
+        A time input is held at 0, the middle of an episode.
+
+        Args:
+            head: name of the network.
+            obs: (N, D) raw.
+
+        Returns:
+            (N, O).
+        """
+        room = np.zeros((self.num_streams, self.obs_dim))
+        self._fill("obs", room, obs)
+        k = self.heads.index(head)
+        sizes, parameters = self._layout.sizes[k], np.ascontiguousarray(self.parameters(head))
+        a = new_activations(sizes.tolist(), self.num_streams, parameters.dtype)
+        for i in range(self.num_streams):
+            if self.config.normalize_obs:
+                normalize_frozen(self.streams.obs_statistics[i], room[i], a[i, : self.obs_dim])
+            else:
+                a[i, : self.obs_dim] = room[i]
+            forward(parameters[i], sizes, a[i])
+        end = a.shape[1] - len(self.config.hidden)
+        return a[:, end - sizes[-1] : end]
+
+    def current_outputs(self, head: str) -> Reals:
+        """Return what one network of every stream says in its current state, (N, O)."""
+        k = self.heads.index(head)
+        end = self._layout.activations[k + 1] - len(self.config.hidden)
+        return self.streams.activations[:, end - self.sizes[k][-1] : end].copy()
+
+    def obs_mean_var(self, stream: int) -> tuple[Doubles, Doubles]:
+        """Return the mean and variance that stream's observations are normalised with, (D,) each."""
+        statistics = self.streams.obs_statistics[stream]
+        mean, square = statistics[1 : 1 + self.obs_dim].copy(), statistics[1 + self.obs_dim :]
+        if not self.config.normalize_obs or statistics[0] < 2.0:
+            return mean, np.ones(self.obs_dim)
+        return mean, square / (statistics[0] - 1.0)
+
+    def reward_scale(self) -> Doubles:
+        """Return what rewards are divided by, (N,)."""
+        if not self.config.scale_reward:
+            return np.ones(self.num_streams)
+        return np.array([reward_scale(row) for row in self.streams.reward_statistics])
+
+    def diagnostics(self) -> dict[str, Doubles]:
+        """Return what the last update came to, (N,) each: TD error as the rule saw it, and steps."""
+        values = {"reward_scale": self.reward_scale()}
+        for k, name in enumerate(self.heads):
+            values[f"{name}/delta"] = self.streams.rules[:, k, DELTA].copy()
+            values[f"{name}/step"] = self.streams.rules[:, k, STEP].copy()
+            values[f"{name}/trace"] = np.abs(self.traces(name)).sum(1, dtype=np.float64)
+        return values
+
+    def state_dict(self) -> dict[str, npt.NDArray[Any]]:
+        """Return copies of the arrays of `Streams`, by name."""
+        state = {name: array.copy() for name, array in self.streams._asdict().items()}
+        return state | {"random": state["random"].view(np.int64)}
+
+    def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Continue from `state_dict`, bit for bit.
+
+        Raises:
+            KeyError: an array is missing.
+            UsageError: an array does not fit this learner.
+        """
+        given = {name: np.asarray(state[name]) for name in self.streams._fields}
+        given["random"] = given["random"].view(np.uint64)
+        for name, array in self.streams._asdict().items():
+            if given[name].shape != array.shape or given[name].dtype != array.dtype:
+                raise UsageError(
+                    f"{name} of the saved learner is {given[name].dtype} {given[name].shape}, "
+                    f"expected {array.dtype} {array.shape}"
+                )
+        for name, array in self.streams._asdict().items():
+            array[:] = given[name]
+        self._started = True
+
+
+@kernel
+def _first_not_finite(batch: Transitions) -> tuple[int, int]:
+    """Return 1 for a reward, 2 for next_obs, 3 for final_obs, 0 if all is well; and the stream."""
+    for i in range(len(batch.reward)):
+        if batch.valid[i] and not abs(batch.reward[i]) <= _LARGEST:
+            return 1, i
+        ended = batch.valid[i] and (batch.terminated[i] or batch.truncated[i])
+        for k in range(batch.next_obs.shape[1]):
+            if not abs(batch.next_obs[i, k]) <= _LARGEST:
+                return 2, i
+            if ended and not abs(batch.final_obs[i, k]) <= _LARGEST:
+                return 3, i
+    return 0, 0

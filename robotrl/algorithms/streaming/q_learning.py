@@ -1,0 +1,70 @@
+r"""Stream Q(lambda) and SARSA(lambda): values of discrete actions, learned online (arXiv:2410.14606).
+
+    Q:      delta = r + gamma max_b Q(s', b) - Q(s, a)
+    SARSA:  delta = r + gamma Q(s', a') - Q(s, a),     a' epsilon-greedy at s', and taken next
+
+g = grad Q(s, a) enters the trace z <- gamma lambda z + g, along which one of `rules` takes a step.
+Traces are cleared after the step that ends an episode, and in Q(lambda) after one whose action was not
+the greedy one. Epsilon falls linearly from `epsilon_start` to `epsilon_end`.
+
+Differences from the released code: SARSA's first action of an episode is drawn in its first state, not
+in the last one of the episode before (`preset=reference` does that); those of `normalization` and
+`config.Preset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from robotrl.algorithms.streaming import value_kernel
+from robotrl.algorithms.streaming.compiled import Integers
+from robotrl.algorithms.streaming.config import StreamQConfig
+from robotrl.algorithms.streaming.learner import StreamLearner
+from robotrl.algorithms.streaming.setup import Sweep
+from robotrl.algorithms.streaming.state import ON_POLICY
+
+
+class StreamQ(StreamLearner):
+    """Stream Q(lambda) or SARSA(lambda) for N streams; `act` returns indices, (N, 1).
+
+    Args:
+        obs_dim: D.
+        num_actions: choices, 0 .. A - 1.
+        num_streams: N.
+        config: hyperparameters.
+        seed: of weights and draws.
+        on_policy: SARSA instead of Q.
+        sweep: hyperparameters that differ between streams.
+        num_threads: CPU threads; all CPUs of the process by default.
+        dtype: of networks and traces, float32 or float64.
+    """
+
+    config: StreamQConfig
+
+    def __init__(
+        self,
+        obs_dim: int,
+        num_actions: int,
+        num_streams: int = 1,
+        config: StreamQConfig | None = None,
+        seed: int = 0,
+        on_policy: bool = False,
+        sweep: Sweep | None = None,
+        num_threads: int | None = None,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        config = config or StreamQConfig()
+        heads = (("critic", num_actions, config.rule),)
+        super().__init__(heads, obs_dim, 1, False, num_streams, config, seed, sweep, num_threads, dtype)
+        self._switches[ON_POLICY] = on_policy
+
+    @property
+    def _advance(self) -> Callable[..., None]:
+        return value_kernel.advance
+
+    def deterministic_action(self, obs: npt.ArrayLike) -> Integers:
+        """Return the best action (N, 1) for raw observations (N, D), without learning."""
+        return self.outputs("critic", obs).argmax(1)[:, None]

@@ -1,0 +1,13 @@
+"""Numbers that several rules share."""
+
+from __future__ import annotations
+
+SQUARE_DECAY = 0.999
+"""Of the running means of squares."""
+
+TINY = 1e-30
+"""Traces below it are 0. Those of an input that stays 0 would decay into denormal numbers and remain
+there, at 100 cycles each: an update of Ant's size takes 44 us, with 95 such inputs it took 278."""
+
+TINY_SQUARE = 1e-36
+"""The same for running means of squares."""

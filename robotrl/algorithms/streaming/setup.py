@@ -1,0 +1,159 @@
+"""The arrays a learner starts from, and the hyperparameters of its streams."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from robotrl.algorithms.streaming.compiled import Doubles, Integers, random_state
+from robotrl.algorithms.streaming.config import Preset, StreamConfig
+from robotrl.algorithms.streaming.network import draw_parameters, new_activations
+from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.algorithms.streaming.state import (
+    CONTINUOUS,
+    ENTROPY,
+    EPISODE_STEPS,
+    EPSILON_END,
+    EPSILON_START,
+    EPSILON_STEPS,
+    GAMMA,
+    LAMBDA,
+    LEAK,
+    MEAN_SQUARE_DELTA,
+    NORMALIZE_OBS,
+    NUM_HYPER_COLUMNS,
+    NUM_RULE_COLUMNS,
+    NUM_SWITCHES,
+    SCALE_REWARD,
+    STD_FLOOR,
+    TRUNCATION_ENDS,
+    TRUNCATION_UNNOTICED,
+    Layout,
+    Streams,
+    Transitions,
+)
+from robotrl.core.errors import UsageError, unknown_name
+
+_HYPER_COLUMNS = {
+    "gamma": GAMMA,
+    "trace_lambda": LAMBDA,
+    "entropy_coef": ENTROPY,
+    "std_floor": STD_FLOOR,
+    "epsilon_start": EPSILON_START,
+    "epsilon_end": EPSILON_END,
+    "exploration_steps": EPSILON_STEPS,
+}
+Sweep = Mapping[str, npt.ArrayLike]
+"""Names of hyperparameters -> (N,) values, one per stream; the others are those of the configuration."""
+
+
+def make_switches(config: StreamConfig, continuous: bool) -> Integers:
+    """Say what a preset means, as kernels read it."""
+    released = config.preset is Preset.REFERENCE
+    switches = np.zeros(NUM_SWITCHES, np.int64)
+    switches[NORMALIZE_OBS] = config.normalize_obs
+    switches[SCALE_REWARD] = config.scale_reward
+    switches[TRUNCATION_ENDS] = released and not config.rule.is_intentional
+    switches[TRUNCATION_UNNOTICED] = released and config.rule.is_intentional
+    switches[LEAK] = released
+    switches[EPISODE_STEPS] = config.episode_steps if config.sees_time else 0
+    switches[CONTINUOUS] = continuous
+    return switches
+
+
+def make_hyper(config: StreamConfig, heads: Sequence[str], num_streams: int, sweep: Sweep) -> Doubles:
+    """Return the hyperparameters of N streams, (N, H + K): those of `state`, then each network's rate.
+
+    Raises:
+        UsageError: the sweep names something else, has another length, or a value is out of bounds.
+    """
+    rates = [f"{head}_{config.rule.rate}" for head in heads]
+    names = [*(name for name in _HYPER_COLUMNS if hasattr(config, name)), *rates]
+    hyper = np.zeros((num_streams, NUM_HYPER_COLUMNS + len(heads)))
+    hyper[:, EPSILON_STEPS] = 1.0
+    for name in sweep:
+        if name not in names:
+            raise unknown_name("hyperparameter to sweep", name, names)
+    for name in names:
+        column = _HYPER_COLUMNS.get(name)
+        if column is None:
+            column = NUM_HYPER_COLUMNS + rates.index(name)
+        hyper[:, column] = _values(config, name, num_streams, sweep)
+    return hyper
+
+
+def _values(config: StreamConfig, name: str, num_streams: int, sweep: Sweep) -> Doubles:
+    if name not in sweep:
+        return np.full(num_streams, float(getattr(config, name)))
+    values = np.asarray(sweep[name], np.float64)
+    if values.shape != (num_streams,):
+        raise UsageError(f"sweep of {name} has shape {values.shape}, expected one value per stream")
+    for i, value in enumerate(values.tolist()):
+        try:
+            dataclasses.replace(config, **{name: value})
+        except ValueError as error:
+            raise UsageError(f"stream {i}: {error}") from error
+    return values
+
+
+def make_layout(heads: Sequence[str], sizes: Sequence[Sequence[int]], rules: Sequence[Rule]) -> Layout:
+    """Lay out K networks of these widths one after the other."""
+    parameters = [len(draw_parameters(s, 0.0, 0, np.random.default_rng(0))) for s in sizes]
+    activations = [new_activations(s, 1, np.float32).shape[1] for s in sizes]
+    return Layout(
+        sizes=np.array(sizes),
+        parameters=np.cumsum([0, *parameters]),
+        activations=np.cumsum([0, *activations]),
+        rules=np.array([rule.code for rule in rules]),
+        policy=np.array([head == "actor" for head in heads]),
+        rows=np.array([2 + max(rule.num_moments for rule in rules)]),
+    )
+
+
+def new_streams(
+    layout: Layout,
+    config: StreamConfig,
+    obs_dim: int,
+    action_width: int,
+    num_streams: int,
+    seed: int,
+    dtype: npt.DTypeLike,
+) -> Streams:
+    """Return N streams before their first observation; stream i depends on the seed and i only."""
+    rows = int(layout.rows[0])
+    memory = np.zeros((num_streams, rows * int(layout.parameters[-1])), dtype)
+    min_inputs = 0 if config.preset is Preset.REFERENCE else 2
+    for i in range(num_streams):
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i, 0)))
+        for start, sizes in zip(layout.parameters, layout.sizes.tolist(), strict=False):
+            w = draw_parameters(sizes, config.sparsity, min_inputs, rng)
+            memory[i, rows * start : rows * start + len(w)] = w
+    rules = np.zeros((num_streams, len(layout.sizes), NUM_RULE_COLUMNS))
+    rules[:, :, MEAN_SQUARE_DELTA] = 1.0
+    parts = [new_activations(sizes, num_streams, dtype) for sizes in layout.sizes.tolist()]
+    return Streams(
+        memory=memory,
+        activations=np.concatenate(parts, axis=1),
+        obs_statistics=np.zeros((num_streams, 1 + 2 * obs_dim)),
+        reward_statistics=np.zeros((num_streams, 4)),
+        rules=rules,
+        clock=np.zeros((num_streams, 2), np.int64),
+        random=random_state(seed, num_streams),
+        action=np.zeros((num_streams, action_width)),
+        greedy=np.zeros(num_streams, np.bool_),
+    )
+
+
+def new_transitions(num_streams: int, obs_dim: int) -> Transitions:
+    """Return room for one step of N streams."""
+    return Transitions(
+        reward=np.zeros(num_streams),
+        terminated=np.zeros(num_streams, np.bool_),
+        truncated=np.zeros(num_streams, np.bool_),
+        valid=np.zeros(num_streams, np.bool_),
+        next_obs=np.zeros((num_streams, obs_dim)),
+        final_obs=np.zeros((num_streams, obs_dim)),
+    )

@@ -1,0 +1,91 @@
+"""The compiled step of stream Q(lambda), SARSA(lambda) and TD(lambda); see `q_learning` and `td`.
+
+A prediction is the value of the one action there is.
+"""
+
+from __future__ import annotations
+
+from robotrl.algorithms.streaming.compiled import (
+    Doubles,
+    Integers,
+    Reals,
+    Words,
+    constant,
+    kernel,
+    uniform,
+)
+from robotrl.algorithms.streaming.episode import (
+    enter_state,
+    move,
+    output,
+    successor_output,
+    take_gradient,
+    take_step,
+)
+from robotrl.algorithms.streaming.heads import argmax
+from robotrl.algorithms.streaming.state import (
+    EPSILON_END,
+    EPSILON_START,
+    EPSILON_STEPS,
+    GAMMA,
+    LAMBDA,
+    LEAK,
+    ON_POLICY,
+    Layout,
+    Streams,
+    Transitions,
+    Workspace,
+)
+from robotrl.algorithms.streaming.update import finish_update
+
+CRITIC = constant(0)
+
+
+@kernel
+def advance(
+    low: int,
+    high: int,
+    layout: Layout,
+    switches: Integers,
+    hyper: Doubles,
+    streams: Streams,
+    batch: Transitions,
+    work: Workspace,
+) -> None:
+    """Learn from one step of the streams from `low` up to `high`, and choose their next actions."""
+    for i in range(low, high):
+        step, resets, next_action = 0.0, True, -1
+        if batch.valid[i]:
+            reward, gamma, resets = take_step(i, layout, switches, hyper[i], streams, batch, work.activations)
+            action = int(streams.action[i, 0])
+            value = output(CRITIC, layout, streams.activations[i])[action]
+            next_q = successor_output(i, CRITIC, layout, streams, work.activations)
+            if switches[ON_POLICY] != 0:
+                next_action = _explore(next_q, hyper[i], streams.clock[i, 1], streams.random[i])
+                delta = reward + gamma * next_q[next_action] - value
+                if (batch.terminated[i] or batch.truncated[i]) and switches[LEAK] == 0:
+                    next_action = -1
+            else:
+                resets = resets or not streams.greedy[i]
+                delta = reward + gamma * next_q[argmax(next_q)] - value
+            work.gradient[0, : len(next_q)] = 0.0
+            work.gradient[0, action] = 1.0
+            take_gradient(i, CRITIC, delta, hyper[i, GAMMA] * hyper[i, LAMBDA], layout, streams, work)
+            step = finish_update(layout.rules[CRITIC], streams.rules[i, CRITIC])
+        enter_state(i, layout, switches, streams, batch, work.activations)
+        move(i, CRITIC, step, resets, layout, streams, work.direction)
+        q = output(CRITIC, layout, streams.activations[i])
+        if next_action < 0:
+            next_action = _explore(q, hyper[i], streams.clock[i, 1], streams.random[i])
+        streams.action[i, 0] = next_action
+        streams.greedy[i] = next_action == argmax(q)
+
+
+@kernel
+def _explore(q: Reals, hyper: Doubles, steps: int, random: Words) -> int:
+    """Return a random action with probability epsilon, else the best."""
+    part = min(1.0, steps / hyper[EPSILON_STEPS])
+    epsilon = hyper[EPSILON_START] + part * (hyper[EPSILON_END] - hyper[EPSILON_START])
+    if uniform(random) <= epsilon:
+        return min(int(uniform(random) * len(q)), len(q) - 1)
+    return argmax(q)

@@ -1,0 +1,92 @@
+"""Streams as runs: windows of online returns, sweeps, what is written, exported and refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import overrides
+
+from robotrl.compose import compose
+from robotrl.core.errors import UsageError
+from robotrl.core.types import Step
+from robotrl.export.verify import verify_bundle
+from robotrl.training.restore import load_policy_and_config
+from robotrl.training.streaming import OnlineReturns, StreamingLoop
+from robotrl.training.train import make_loop, train
+
+
+def outcome(reward: list[float], valid: list[bool]) -> Step:
+    flags = torch.zeros(2, dtype=torch.bool)
+    return Step({}, torch.tensor(reward), flags, flags, {}, torch.tensor(valid))
+
+
+def test_online_returns_by_hand() -> None:
+    returns = OnlineReturns(2)
+    returns.add(outcome([1.0, 10.0], [True, True]), None, 0.001)
+    returns.add(outcome([2.0, 20.0], [True, True]), np.array([True, False]), 0.002)
+    returns.add(outcome([4.0, 40.0], [True, False]), np.array([False, True]), 0.003)  # diverged: unknown
+    returns.add(outcome([8.0, 80.0], [True, True]), np.array([True, True]), 0.95)
+    returns.add(outcome([6.0, 7.0], [True, True]), np.array([True, False]), 1.0)
+    means = returns.means()
+    assert means[0, 0] == 3.0 and math.isnan(means[1, 0])
+    assert means[0, 95] == 12.0 and means[1, 95] == 80.0 and means[0, 99] == 6.0
+    assert returns.last_tenth().tolist() == [9.0, 80.0]
+    assert returns.best() == 1
+    copied = OnlineReturns(2)
+    copied.load_state_dict(returns.state_dict())
+    copied.add(outcome([0.0, 1.0], [True, True]), np.array([False, True]), 1.0)
+    assert copied.means()[1, 99] == 8.0
+
+
+def test_a_sweep_trains_streams_that_differ_and_every_one_is_evaluated(tmp_path: Path) -> None:
+    words = overrides("stream_ac", tmp_path, "total_steps=8000", "export=true")
+    run = train(compose([*words, "algorithm.sweep={actor_eta: [0.01, 0.05, 0.1, 0.2]}"]), show_progress=False)
+    document = json.loads((run / "streams.json").read_text())
+    assert document["env_steps_per_stream"] == 2000
+    streams = document["streams"]
+    assert [stream["swept"] for stream in streams] == [{"actor_eta": eta} for eta in (0.01, 0.05, 0.1, 0.2)]
+    # 2000 steps are 40 episodes of 50, the 36th ending where the last tenth begins; a reward is in [0, 1]
+    for stream in streams:
+        known = [value for value in stream["curve"] if value is not None]
+        assert len(known) == 40 and all(0 < value < 50 for value in known)
+        assert stream["online_return"] == pytest.approx(np.mean(known[-5:]))
+    assert len({stream["eval_return"] for stream in streams}) == 4
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    assert summary["mean"] == pytest.approx(streams[document["shown"]]["eval_return"])
+    assert all(check.passed for check in verify_bundle(run / "bundle", load_policy_and_config(run)[0]))
+
+
+@torch.no_grad()
+def test_the_policy_is_the_actor_that_learned() -> None:
+    loop = make_loop(compose(overrides("stream_ac", Path("unused"))))
+    assert isinstance(loop, StreamingLoop) and loop.algorithm.learner is not None
+    loop.iterate()
+    for i, policy in enumerate(loop.algorithm.policies()):
+        mean = loop.algorithm.learner.deterministic_action(loop.obs["policy"].numpy())[i]
+        shown = policy.act(loop.obs, deterministic=True)[i].numpy()
+        np.testing.assert_allclose(shown, np.clip(mean, -1, 1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["algorithm.sweep={actor_etta: [1, 2, 3, 4]}"], "unknown hyperparameter .*did you mean 'actor_eta'"),
+        (["algorithm.sweep={actor_eta: [1, 2]}"], r"sweep of actor_eta has shape \(2,\)"),
+        (["algorithm.sweep={actor_eta: 0.2}"], "sweep.actor_eta must be a list of one number per stream"),
+        (["algorithm.hidden=[8]"], r"policy.hidden is \[16\] but algorithm.hidden is \[8\]"),
+        (["policy=gaussian"], "stream_ac trains policy=softplus_gaussian, got GaussianPolicy"),
+        (
+            ["algorithm.preset=reference", "algorithm.rule=obgd"],
+            "algorithm.episode_steps is 1000, but an episode of this task has 50 control steps",
+        ),
+        (["algorithm.gamma=1.0"], r"gamma must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_loop(compose(overrides("stream_ac", Path("unused"), *words)))
