@@ -23,9 +23,9 @@ from robotrl.envs.env import Env
 from robotrl.training.evaluation import evaluate
 from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
 from robotrl.training.run_folder import RunFolder, write_json
+from robotrl.training.streams_report import STREAMS_FILE
 
 WINDOWS = 100
-STREAMS_FILE = "streams.json"
 
 
 class OnlineReturns:
