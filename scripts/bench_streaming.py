@@ -18,12 +18,14 @@ and with one stream
 Ratios are medians over the repeats. "cpu" figures count the process's CPU seconds instead of the wall's,
 times the number of threads: what other processes on the machine take does not enter them.
 
-Writes benchmarks/results/bench_streaming.json.
+Writes benchmarks/results/bench_streaming.json after each task and number of streams; what is in it is
+not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import time
@@ -43,6 +45,7 @@ from robotrl.compose import compose, compose_task
 from robotrl.envs.vec_env import VecEnv
 from robotrl.training.train import make_loop
 
+OUT = RESULTS / "bench_streaming.json"
 TASKS = ["HalfCheetah-v5", "Hopper-v5", "cheetah_run", "dog_run"]
 Advance = Callable[[], int]
 """Does a little work and returns how many environment steps it was."""
@@ -226,12 +229,15 @@ def main() -> None:
     parser.add_argument("--sample-s", type=float, default=0.5, help="least length of a sample, s")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    document: dict[str, Any] = {"provenance": provenance(), "cells": []}
+    cells = json.loads(OUT.read_text())["cells"] if OUT.exists() else []
+    known = {(cell["task"], cell["streams"]) for cell in cells}
     for task in args.tasks:
         for num_streams in args.streams:
+            if (task, num_streams) in known:
+                continue
             cell = measure(task, num_streams, args.repeats, args.sample_s)
-            document["cells"].append(cell)
-            write_json(RESULTS / "bench_streaming.json", document)
+            cells.append(cell | {"settings": vars(args), "provenance": provenance()})
+            write_json(OUT, {"cells": cells})
             ratios = "  ".join(f"{k} {v['wall']:.2f} ({v['cpu']:.2f})" for k, v in cell["ratios"].items())
             print(f"{task} {num_streams}: {cell['steps_per_s']['ours']:,.0f}/s  {ratios}", flush=True)
 

@@ -1,6 +1,6 @@
 """Online returns of stream Q(lambda), SARSA(lambda), QRC(lambda) and AC(lambda) with discrete actions.
 
-    python scripts/bench_streaming_discrete.py [--tasks ...] [--methods q sarsa ac]
+    python scripts/bench_streaming_discrete.py [--tasks ...] [--methods q sarsa ac qrc]
 
 One learner of N streams holds N seeds, each beside an environment of its own. Classic control is
 Gymnasium's, with networks of 2 x 32; MinAtar's pictures are flattened to 10 x 10 x C numbers for an MLP of
@@ -28,8 +28,9 @@ import torch
 from bench_common import RESULTS, interval_of_mean, provenance, write_json
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
-from robotrl.algorithms.streaming.config import StreamACConfig, StreamQConfig
+from robotrl.algorithms.streaming.config import StreamACConfig, StreamQConfig, StreamQRCConfig
 from robotrl.algorithms.streaming.q_learning import StreamQ
+from robotrl.algorithms.streaming.qrc import StreamQRC
 from robotrl.core.types import Step
 from robotrl.training.streaming import OnlineReturns
 
@@ -56,7 +57,8 @@ TASKS = {
     "MountainCar-v0": Setting(300_000, 10_000, -110.0, 32),
     "minatar/breakout": Setting(1_000_000, 10_000, None, 128, seeds=3),
 }
-METHODS = ("q", "sarsa", "ac")
+METHODS = ("q", "sarsa", "ac", "qrc")
+Learner = StreamQ | StreamAC | StreamQRC
 
 
 class MinAtar(gymnasium.Env):
@@ -116,12 +118,15 @@ def make(task: str, limit: int | None) -> gymnasium.Env:
     return gymnasium.make(task, max_episode_steps=limit, disable_env_checker=True)
 
 
-def make_learner(method: str, task: Setting, obs_dim: int, num_actions: int) -> StreamQ | StreamAC:
+def make_learner(method: str, task: Setting, obs_dim: int, num_actions: int) -> Learner:
     """Return a learner with a stream per seed."""
     hidden = [task.hidden, task.hidden]
     if method == "ac":
         config = StreamACConfig(hidden=hidden)
         return StreamAC(obs_dim, num_actions, task.seeds, config, discrete=True, num_threads=1)
+    if method == "qrc":
+        qrc_config = StreamQRCConfig(hidden=hidden, exploration_steps=task.steps // 10)
+        return StreamQRC(obs_dim, num_actions, task.seeds, qrc_config, num_threads=1)
     q_config = StreamQConfig(hidden=hidden, exploration_steps=task.steps // 10)
     return StreamQ(obs_dim, num_actions, task.seeds, q_config, on_policy=method == "sarsa", num_threads=1)
 
@@ -156,7 +161,7 @@ def train(method: str, name: str, task: Setting) -> dict[str, Any]:
     }
 
 
-def evaluate(learner: StreamQ | StreamAC, name: str, seeds: int) -> np.ndarray:
+def evaluate(learner: Learner, name: str, seeds: int) -> np.ndarray:
     """Return each seed's mean return over some episodes without exploration, (N,)."""
     envs = Environments(name, seeds, None, seed=1000)
     sums, counts, running = np.zeros(seeds), np.zeros(seeds, int), np.zeros(seeds)
