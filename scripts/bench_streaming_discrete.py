@@ -1,6 +1,6 @@
 """Online returns of stream Q(lambda), SARSA(lambda), QRC(lambda) and AC(lambda) with discrete actions.
 
-    python scripts/bench_streaming_discrete.py [--tasks ...] [--methods q sarsa ac qrc]
+    python scripts/bench_streaming_discrete.py [--tasks ...] [--methods ...]
 
 One learner of N streams holds N seeds, each beside an environment of its own. Classic control is
 Gymnasium's, with networks of 2 x 32; MinAtar's pictures are flattened to 10 x 10 x C numbers for an MLP of
@@ -31,6 +31,7 @@ from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.config import StreamACConfig, StreamQConfig, StreamQRCConfig
 from robotrl.algorithms.streaming.q_learning import StreamQ
 from robotrl.algorithms.streaming.qrc import StreamQRC
+from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.core.types import Step
 from robotrl.training.streaming import OnlineReturns
 
@@ -54,10 +55,18 @@ class Setting:
 TASKS = {
     "CartPole-v1": Setting(200_000, 500, 475.0, 32),
     "Acrobot-v1": Setting(100_000, 500, -100.0, 32),
-    "MountainCar-v0": Setting(300_000, 10_000, -110.0, 32),
+    "MountainCar-v0": Setting(200_000, 10_000, -110.0, 32),
     "minatar/breakout": Setting(1_000_000, 10_000, None, 128, seeds=3),
 }
-METHODS = ("q", "sarsa", "ac", "qrc")
+METHODS: dict[str, dict[str, Any]] = {
+    "q": {},
+    "sarsa": {},
+    "qrc": {},
+    "ac": {},
+    "ac_small_eta": {"actor_eta": 0.01},
+    "ac_obgd": {"rule": Rule.OBGD},
+}
+"""What differs from the learners' defaults."""
 Learner = StreamQ | StreamAC | StreamQRC
 
 
@@ -121,8 +130,8 @@ def make(task: str, limit: int | None) -> gymnasium.Env:
 def make_learner(method: str, task: Setting, obs_dim: int, num_actions: int) -> Learner:
     """Return a learner with a stream per seed."""
     hidden = [task.hidden, task.hidden]
-    if method == "ac":
-        config = StreamACConfig(hidden=hidden)
+    if method.startswith("ac"):
+        config = StreamACConfig(hidden=hidden, **METHODS[method])
         return StreamAC(obs_dim, num_actions, task.seeds, config, discrete=True, num_threads=1)
     if method == "qrc":
         qrc_config = StreamQRCConfig(hidden=hidden, exploration_steps=task.steps // 10)
