@@ -61,6 +61,8 @@ TASKS = {
 METHODS: dict[str, dict[str, Any]] = {
     "q": {},
     "sarsa": {},
+    "q_long": {"gamma": 0.999, "trace_lambda": 0.95},
+    "sarsa_long": {"gamma": 0.999, "trace_lambda": 0.95},
     "qrc": {},
     "ac": {},
     "ac_small_eta": {"actor_eta": 0.01},
@@ -130,14 +132,16 @@ def make(task: str, limit: int | None) -> gymnasium.Env:
 def make_learner(method: str, task: Setting, obs_dim: int, num_actions: int) -> Learner:
     """Return a learner with a stream per seed."""
     hidden = [task.hidden, task.hidden]
+    changes = METHODS[method]
     if method.startswith("ac"):
-        config = StreamACConfig(hidden=hidden, **METHODS[method])
+        config = StreamACConfig(hidden=hidden, **changes)
         return StreamAC(obs_dim, num_actions, task.seeds, config, discrete=True, num_threads=1)
     if method == "qrc":
         qrc_config = StreamQRCConfig(hidden=hidden, exploration_steps=task.steps // 10)
         return StreamQRC(obs_dim, num_actions, task.seeds, qrc_config, num_threads=1)
-    q_config = StreamQConfig(hidden=hidden, exploration_steps=task.steps // 10)
-    return StreamQ(obs_dim, num_actions, task.seeds, q_config, on_policy=method == "sarsa", num_threads=1)
+    q_config = StreamQConfig(hidden=hidden, exploration_steps=task.steps // 10, **changes)
+    on_policy = method.startswith("sarsa")
+    return StreamQ(obs_dim, num_actions, task.seeds, q_config, on_policy=on_policy, num_threads=1)
 
 
 def train(method: str, name: str, task: Setting) -> dict[str, Any]:
