@@ -92,18 +92,19 @@ class StreamActorCritic(Algorithm):
     def act(self) -> Tensor:
         """Return the actions chosen for the current states, (N, A) in [-1, 1]."""
         assert self.learner is not None
-        return torch.from_numpy(np.clip(self.learner.act(), -1.0, 1.0).astype(np.float32))
+        # np.clip costs several times as much on so few numbers
+        action = np.minimum(np.maximum(self.learner.streams.action, -1.0), 1.0)
+        return torch.from_numpy(action.astype(np.float32))
 
     def update(self, step: Step) -> dict[str, Tensor]:
         """Learn from one control step of every environment; what there is to log, `diagnostics` says."""
         assert self.learner is not None
-        ended = bool(step.done.any())
         self.learner.update(
             step.reward.numpy(),
             step.terminated.numpy(),
             step.truncated.numpy(),
             self._flat(step.obs),
-            self._flat(step.final_obs) if ended else None,
+            self._flat(step.final_obs),
             step.valid.numpy(),
         )
         return {}
