@@ -26,7 +26,6 @@ from streaming_peer import PeerAC
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.config import StreamACConfig
-from robotrl.algorithms.streaming.network import layer_matrices
 from robotrl.algorithms.streaming.reference import ReferenceAC
 from robotrl.algorithms.streaming.rules.codes import Rule
 
@@ -69,11 +68,8 @@ def reference(rule: Rule, obs_dim: int, action_dim: int) -> Callable[[], None]:
     """Return one step of the readable torch version."""
     config = StreamACConfig(rule=rule)
     start = StreamAC(obs_dim, action_dim, 1, config, dtype=np.float64)
-    networks = [
-        [torch.from_numpy(w.copy()) for w in layer_matrices(start.parameters(head)[0], sizes)]
-        for head, sizes in zip(start.heads, start.sizes, strict=True)
-    ]
-    learner, noise = ReferenceAC(config, obs_dim, False, *networks), Noise(1, obs_dim)
+    networks = [[torch.from_numpy(w.copy()) for w in start.layers(head, 0)] for head in start.heads]
+    learner, noise = ReferenceAC(config, obs_dim, start.actor, *networks), Noise(1, obs_dim)
     learner.start(noise.obs[0, 0])
 
     def step() -> None:
