@@ -12,7 +12,7 @@ from streaming_common import Walk
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.compiled import fill_normal
-from robotrl.algorithms.streaming.config import StreamACConfig
+from robotrl.algorithms.streaming.config import Preset, StreamACConfig
 from robotrl.algorithms.streaming.fine_tuning import TrainedCritic, stream_from_policy
 from robotrl.algorithms.streaming.policy import StreamPolicy, write_policy
 from robotrl.algorithms.streaming.rules.codes import Rule
@@ -57,9 +57,8 @@ def make(kind: str, double: bool = True, normalize: bool = True) -> StreamPolicy
         tensor += 0.1 * torch.randn(tensor.shape, generator=rng)
     if made.normalizer is not None:
         # spread enough for the clip at 10 to act
-        mean, var = (
-            torch.linspace(low, high, OBS, dtype=torch.float64) for low, high in ((-1, 1), (0.001, 2))
-        )
+        mean = torch.linspace(-1, 1, OBS, dtype=torch.float64)
+        var = torch.linspace(0.001, 2, OBS, dtype=torch.float64)
         made.normalizer.load_statistics(mean, var, torch.tensor(10_000.0))
     return made
 
@@ -147,7 +146,7 @@ def test_trained_critic_says_what_it_said() -> None:
     net = MLP(OBS, [7, 9], 1, Activation.TANH, Init.ORTHOGONAL, torch.Generator().manual_seed(0))
     net = net.double().requires_grad_(False)
     policy = make("ppo_elu")
-    learner = fine_tune(policy, critic=TrainedCritic(net, mean=30.0, std=4.0, count=1000))
+    learner = fine_tune(policy, critic=TrainedCritic(net, mean=30.0, std=4.0, samples=1000))
     assert learner.config.critic_unit is Unit.TANH
     np.testing.assert_allclose(learner.reward_scale(), 4.0, rtol=1e-9)
     obs = np.random.default_rng(0).normal(size=(2, OBS))
@@ -184,6 +183,7 @@ def test_it_goes_on_learning(kind: str, rule: Rule) -> None:
     [
         ({"policy": "beta"}, "goes on from one of .*GaussianPolicy.*, got BetaPolicy"),
         ({"std_scale": 0.0}, "std_scale must be above 0, got 0.0"),
+        ({"config": StreamACConfig(preset=Preset.REFERENCE, rule=Rule.OBGD)}, "choose preset=default"),
         ({"std_scale": 1e-3}, "times std_scale is .*, not above std_floor 0.001"),
         (
             {"config": StreamACConfig(hidden=[16])},

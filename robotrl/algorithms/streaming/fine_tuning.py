@@ -49,13 +49,13 @@ class TrainedCritic(NamedTuple):
         net: V(s) in units of the raw reward, for observations normalised as the policy's.
         mean: of V over states of its training.
         std: of V over them; > 0.
-        count: samples that mean and deviation count as; the more, the slower the reward's scale moves.
+        samples: how many mean and deviation count as; the more, the slower the reward's scale moves.
     """
 
     net: MLP
     mean: float
     std: float
-    count: int
+    samples: int
 
 
 def check_policy(policy: Policy) -> StreamPolicy:
@@ -98,11 +98,17 @@ def stream_from_policy(
         dtype: of networks and traces, float32 or float64.
 
     Raises:
-        UsageError: the policy is none of these, or its deviation not above `std_floor`.
+        UsageError: the policy is none of these, its deviation not above `std_floor`, its network of
+            another depth than the critic's, or the configuration adds an input to it.
     """
     policy = check_policy(policy)
     if not 0.0 < std_scale < math.inf:
         raise UsageError(f"std_scale must be above 0, got {std_scale}")
+    if config is not None and config.sees_time:
+        raise UsageError(
+            f"with preset=reference and rule={config.rule.value} networks see the time of the episode, which "
+            "the policy was not trained with: choose preset=default"
+        )
     config = dataclasses.replace(config or StreamACConfig(), normalize_obs=policy.normalizer is not None)
     if isinstance(policy, SoftplusGaussianPolicy):
         config = dataclasses.replace(config, std_floor=policy.std_floor)
@@ -159,9 +165,9 @@ def _take_critic(learner: StreamAC, stream: int, critic: TrainedCritic) -> None:
     else:
         scale = math.sqrt(critic.std**2 + EPS)
         learner.streams.reward_statistics[stream, 1:] = (
-            critic.count,
+            critic.samples,
             critic.mean,
-            critic.std**2 * (critic.count - 1),
+            critic.std**2 * (critic.samples - 1),
         )
     parts = layer_parts(learner.layers("critic", stream))
     _copy(mlp_tensors(critic.net), parts)

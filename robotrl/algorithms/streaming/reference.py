@@ -29,7 +29,9 @@ def hidden_unit(unit: Unit, z: Tensor) -> Tensor:
     """Evaluate a hidden layer's units."""
     if unit is Unit.LAYER_NORM:
         return F.leaky_relu(F.layer_norm(z, z.shape, eps=1e-5), 0.01)
-    return {Unit.RELU: F.relu, Unit.TANH: torch.tanh, Unit.ELU: F.elu}[unit](z)
+    if unit is Unit.ELU:
+        return F.elu(z)
+    return torch.tanh(z) if unit is Unit.TANH else torch.relu(z)
 
 
 def network(layers: Layers, x: Tensor, unit: Unit = Unit.LAYER_NORM) -> Tensor:
