@@ -1,7 +1,7 @@
 """Fine-tuning in the stream: a trained policy meets a changed simulator and learns online for 50,000 steps.
 
     python scripts/bench_stream_adaptation.py [--changes ...] [--methods ...] [--seeds 5] [--steps 50000]
-        [--origin-steps 1e6] [--runs-dir runs/stream_adaptation]
+        [--origin-steps 1.5e6] [--runs-dir runs/stream_adaptation]
 
 The policy is PPO's on cheetah_run (2 x 128 units), trained once. A piece is one change of the simulator and
 one method; pieces that are there are not run again. Streams take the recipe's options and differ in the
@@ -37,10 +37,11 @@ EPISODE_STEPS, EVAL_EPISODES, EVAL_SEED = 1000, 10, 1000
 TASK = ["task=cheetah_run"]
 ORIGIN = ["policy.hidden=[128,128]", "policy.initial_std=0.5", "algorithm.hidden=[128,128]"]
 CHANGES = {
+    # kg and m on the torso; without units: share of the motor, friction coefficient
     "broken_joint": ["{field: actuator_gainprm, columns: [0], names: bfoot, op: set, range: [0, 0]}"],
     "payload": [
-        "{field: body_mass, names: torso, op: add, range: [6, 6]}",
-        "{field: body_ipos, columns: [0], names: torso, op: add, range: [-0.3, -0.3]}",
+        "{field: body_mass, names: torso, op: add, range: [10, 10]}",
+        "{field: body_ipos, columns: [0], names: torso, op: add, range: [-0.5, -0.5]}",
     ],
     "friction": ["{field: geom_friction, columns: [0], range: [0.3, 0.3]}"],
 }
@@ -177,7 +178,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=methods, choices=methods)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50_000)
-    parser.add_argument("--origin-steps", type=float, default=1e6)
+    parser.add_argument("--origin-steps", type=float, default=1.5e6)
     parser.add_argument("--runs-dir", default="runs/stream_adaptation")
     args = parser.parse_args()
     args.origin_steps = int(args.origin_steps)
