@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.config import StreamACConfig
-from robotrl.algorithms.streaming.network import layer_matrices
 from robotrl.algorithms.streaming.reference import ReferenceAC
 from robotrl.algorithms.streaming.rules.codes import Rule
 
@@ -132,11 +131,8 @@ class PeerAC:
 def make_reference(config: StreamACConfig, obs_dim: int, action_dim: int) -> ReferenceAC:
     """Return the readable version with the weights that a compiled stream starts from, float64."""
     start = StreamAC(obs_dim, action_dim, 1, config, dtype=np.float64)
-    networks = [
-        [torch.from_numpy(w.copy()) for w in layer_matrices(start.parameters(head)[0], sizes)]
-        for head, sizes in zip(start.heads, start.sizes, strict=True)
-    ]
-    return ReferenceAC(config, obs_dim, False, *networks)
+    networks = [[torch.from_numpy(w.copy()) for w in start.layers(head, 0)] for head in start.heads]
+    return ReferenceAC(config, obs_dim, start.actor, *networks)
 
 
 @torch.no_grad()

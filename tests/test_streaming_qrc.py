@@ -9,7 +9,6 @@ from streaming_common import Walk, close
 
 from robotrl.algorithms.streaming.compiled import uniform
 from robotrl.algorithms.streaming.config import StreamQRCConfig
-from robotrl.algorithms.streaming.network import layer_matrices
 from robotrl.algorithms.streaming.qrc import StreamQRC
 from robotrl.algorithms.streaming.reference import (
     Layers,
@@ -87,10 +86,8 @@ def test_qrc_is_the_formula() -> None:
     learner = StreamQRC(OBS, ACTIONS, STREAMS, config, seed=1, dtype=np.float64)
     made = []
     for i in range(STREAMS):
-        heads = (
-            layer_matrices(learner.parameters(head)[i].copy(), learner.sizes[0]) for head in learner.heads
-        )
-        made.append(ReferenceQRC(config, *([torch.from_numpy(w) for w in net] for net in heads)))
+        networks = ([torch.from_numpy(w.copy()) for w in learner.layers(head, i)] for head in learner.heads)
+        made.append(ReferenceQRC(config, *networks))
     walk, random = Walk(STREAMS, OBS), learner.streams.random.copy()
     learner.start(walk.obs)
     for i, reference in enumerate(made):
@@ -109,8 +106,8 @@ def test_qrc_is_the_formula() -> None:
             reference.update(*transition, actions[i])
             expected = (reference.critic, reference.correction)
             for head, layers, traces in zip(learner.heads, expected, reference.traces, strict=True):
-                close(layer_matrices(learner.parameters(head)[i], learner.sizes[0]), layers)
-                close(layer_matrices(learner.traces(head)[i], learner.sizes[0]), traces)
+                close(learner.layers(head, i), layers)
+                close(learner.layers(head, i, traces=True), traces)
     assert max(abs(float(w.max())) for w in made[0].correction) > 1e-3
 
 

@@ -61,6 +61,10 @@ class MLP(nn.Module):
         rng: where they are drawn from.
         num_members: E of an ensemble, None for one network.
         last_gain: gain of the last layer's orthogonal weights.
+
+    Attributes:
+        flat: the parameters.
+        sizes: layer widths, input and output included.
     """
 
     def __init__(
@@ -77,9 +81,9 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = activation
         self.num_members = num_members
-        self._sizes = [in_dim, *hidden, out_dim]
+        self.sizes = [in_dim, *hidden, out_dim]
         layers = []
-        for i, (fan_in, fan_out) in enumerate(zip(self._sizes, self._sizes[1:], strict=False)):
+        for i, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
             gain = math.sqrt(2.0) if i < len(hidden) else last_gain
             members = [_draw(fan_in, fan_out, init, gain, rng) for _ in range(num_members or 1)]
             layers += [torch.stack(parts).flatten() for parts in zip(*members, strict=True)]
@@ -94,7 +98,7 @@ class MLP(nn.Module):
         """
         lead = () if self.num_members is None else (self.num_members,)
         shapes = []
-        for fan_in, fan_out in zip(self._sizes, self._sizes[1:], strict=False):
+        for fan_in, fan_out in zip(self.sizes, self.sizes[1:], strict=False):
             shapes += [(*lead, fan_in, fan_out), (*lead, 1, fan_out)]
         parts = flat.split([math.prod(shape) for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -22,6 +22,7 @@ from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
 from robotrl.training.evaluation import Evaluation, evaluate, evaluated_steps, save_evaluation
 from robotrl.training.exporting import provenance
 from robotrl.training.failures import FailureFiles
+from robotrl.training.fine_tuning import go_on_from_origin, inherit
 from robotrl.training.lock import training_lock
 from robotrl.training.loop import Loop
 from robotrl.training.metrics import MetricsLogger
@@ -62,6 +63,7 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
     """
     if config.video:
         own_task(config.task)
+    config = inherit(config)
     loop = make_loop(config)
     if config.export:
         check_exportable(loop.algorithm.policy, config.task, config.allow_simulation_only)
@@ -87,7 +89,7 @@ def _resume(run: RunFolder, show_progress: bool) -> Path:
     run.remove_stale_files()
     config = run.config()
     state = checkpoint.load(run.latest_checkpoint())
-    loop = make_loop(config)
+    loop = make_loop(config, resumed=True)
     try:
         loop.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
@@ -101,8 +103,13 @@ def _resume(run: RunFolder, show_progress: bool) -> Path:
     return _run(run, config, loop, state, show_progress)
 
 
-def make_loop(config: TrainConfig) -> Loop:
-    """Build environments, policy, algorithm and the loop that feeds it."""
+def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
+    """Build environments, policy, algorithm and the loop that feeds it.
+
+    Args:
+        config: of the run.
+        resumed: leave out what a run goes on from: all of that is in its checkpoint.
+    """
     loop_class = LOOPS[config.algorithm_class.loop]
     cpus = len(os.sched_getaffinity(0))
     torch_threads = config.torch_threads or loop_class.default_torch_threads or cpus
@@ -119,6 +126,8 @@ def make_loop(config: TrainConfig) -> Loop:
     rng = torch.Generator().manual_seed(learner_seed(config.seed))
     policy = config.policy_class(env.specs, config.policy, rng)
     algorithm = config.algorithm_class(env.specs, policy, config.algorithm, rng)
+    if not resumed:
+        go_on_from_origin(config, algorithm)
     return loop_class(env, algorithm, config.total_steps, torch_threads)
 
 

@@ -16,7 +16,9 @@ policy's standard deviation has a floor; see `network`, `normalization` and `con
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +26,30 @@ import numpy.typing as npt
 from robotrl.algorithms.streaming import actor_critic_kernel
 from robotrl.algorithms.streaming.compiled import Doubles, Reals
 from robotrl.algorithms.streaming.config import StreamACConfig
+from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.rules.codes import Rule
-from robotrl.algorithms.streaming.setup import Sweep
-from robotrl.algorithms.streaming.state import STD_FLOOR
+from robotrl.algorithms.streaming.setup import Network, Sweep
+from robotrl.algorithms.streaming.state import LOG_STD_HIGH, LOG_STD_LOW, OBS_CLIP, STD_FLOOR
+from robotrl.algorithms.streaming.units import Unit
+
+
+class Actor(NamedTuple):
+    """What a policy is made of.
+
+    Attributes:
+        hidden: widths of the hidden layers.
+        head: what the outputs mean.
+        unit: of the hidden layers.
+        log_std_bounds: between which log sigma is cut where it is exponential.
+        obs_clip: at which normalised observations are cut.
+    """
+
+    hidden: Sequence[int]
+    head: Head
+    unit: Unit = Unit.LAYER_NORM
+    log_std_bounds: tuple[float, float] = (-math.inf, math.inf)
+    obs_clip: float = math.inf
 
 
 class StreamAC(StreamLearner):
@@ -43,6 +65,7 @@ class StreamAC(StreamLearner):
         sweep: hyperparameters that differ between streams.
         num_threads: CPU threads; all CPUs of the process by default.
         dtype: of networks and traces, float32 or float64.
+        actor: what the policy is made of, instead of `config.hidden` with a softplus deviation.
     """
 
     config: StreamACConfig
@@ -58,18 +81,26 @@ class StreamAC(StreamLearner):
         sweep: Sweep | None = None,
         num_threads: int | None = None,
         dtype: npt.DTypeLike = np.float32,
+        actor: Actor | None = None,
     ) -> None:
         config = config or StreamACConfig()
         critic_rule = Rule.INTENTIONAL if config.rule.is_intentional else config.rule
-        heads = (
-            ("actor", action_dim if discrete else 2 * action_dim, config.rule),
-            ("critic", 1, critic_rule),
-        )
+        actor = actor or Actor(config.hidden, Head.CATEGORICAL if discrete else Head.SOFTPLUS)
+        outputs = action_dim if discrete else 2 * action_dim
+        constants = action_dim if actor.head is Head.CONSTANT else 0
+        networks = [
+            Network("actor", actor.hidden, outputs, config.rule, actor.unit, constants),
+            Network("critic", config.hidden, 1, critic_rule, config.critic_unit),
+        ]
         width = 1 if discrete else action_dim
         super().__init__(
-            heads, obs_dim, width, not discrete, num_streams, config, seed, sweep, num_threads, dtype
+            networks, obs_dim, width, actor.head, num_streams, config, seed, sweep, num_threads, dtype
         )
-        self.action_dim, self.discrete = action_dim, discrete
+        self.action_dim, self.discrete, self.actor = action_dim, discrete, actor
+        self._hyper[:, [LOG_STD_LOW, LOG_STD_HIGH]] = actor.log_std_bounds
+        self._hyper[:, OBS_CLIP] = actor.obs_clip
+        if actor.head is Head.SQUASHED:  # its lower bound is floor enough
+            self._hyper[:, STD_FLOOR] = 0.0
 
     @property
     def _advance(self) -> Callable[..., None]:
@@ -80,10 +111,17 @@ class StreamAC(StreamLearner):
         """What is added to each stream's standard deviations, (N,)."""
         return self._hyper[:, STD_FLOOR]
 
+    def command(self) -> Doubles:
+        """Return what the actuators receive of the continuous actions, (N, A) in [-1, 1]."""
+        if self.actor.head is Head.SQUASHED:
+            return np.tanh(self.streams.action)
+        # np.clip costs several times as much on so few numbers
+        return np.minimum(np.maximum(self.streams.action, -1.0), 1.0)
+
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:
         """Return the mean (N, A), or the likeliest index (N, 1), for raw observations (N, D).
 
-        Nothing is learned; means are not cut at the actuators' limits.
+        Nothing is learned; means are neither cut at the actuators' limits nor squashed.
         """
         outputs = self.outputs("actor", obs)
         return outputs.argmax(1)[:, None] if self.discrete else outputs[:, : self.action_dim]

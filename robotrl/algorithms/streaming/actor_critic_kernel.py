@@ -13,6 +13,7 @@ from robotrl.algorithms.streaming.episode import (
     take_step,
 )
 from robotrl.algorithms.streaming.heads import (
+    CATEGORICAL,
     categorical_action,
     categorical_gradient,
     gaussian_action,
@@ -21,11 +22,11 @@ from robotrl.algorithms.streaming.heads import (
 )
 from robotrl.algorithms.streaming.rules.codes import FISHER_TRACE, INTENTIONAL_FISHER
 from robotrl.algorithms.streaming.state import (
-    CONTINUOUS,
+    ACTOR_REST,
     ENTROPY,
     GAMMA,
+    HEAD,
     LAMBDA,
-    STD_FLOOR,
     Layout,
     Streams,
     Transitions,
@@ -59,12 +60,13 @@ def advance(
             work.gradient[0, 0] = 1.0
             take_gradient(i, CRITIC, delta, decay, layout, streams, work)
             critic_step = finish_update(layout.rules[CRITIC], streams.rules[i, CRITIC])
-            _policy_gradient(i, delta, layout, switches, hyper[i], streams, work.gradient[0])
-            take_gradient(i, ACTOR, delta, decay, layout, streams, work)
-            if layout.rules[ACTOR] == INTENTIONAL_FISHER:
-                _take_fisher_trace(i, layout, switches, hyper[i], streams, work)
-            actor_step = finish_update(layout.rules[ACTOR], streams.rules[i, ACTOR])
-        enter_state(i, layout, switches, streams, batch, work.activations)
+            if streams.clock[i, 1] > hyper[i, ACTOR_REST]:
+                _policy_gradient(i, delta, layout, switches, hyper[i], streams, work.gradient[0])
+                take_gradient(i, ACTOR, delta, decay, layout, streams, work)
+                if layout.rules[ACTOR] == INTENTIONAL_FISHER:
+                    _take_fisher_trace(i, layout, switches, hyper[i], streams, work)
+                actor_step = finish_update(layout.rules[ACTOR], streams.rules[i, ACTOR])
+        enter_state(i, layout, switches, hyper[i], streams, batch, work.activations)
         move(i, CRITIC, critic_step, resets, layout, streams, work.direction)
         move(i, ACTOR, actor_step, resets, layout, streams, work.direction)
         _act(i, layout, switches, hyper[i], streams, work.gradient[0])
@@ -77,8 +79,8 @@ def _policy_gradient(
     """Write the gradient of log pi(a|s) + tau sign(delta) H by the actor's outputs."""
     y = output(ACTOR, layout, streams.activations[i])
     weight = hyper[ENTROPY] * ((delta > 0.0) - (delta < 0.0))
-    if switches[CONTINUOUS] != 0:
-        gaussian_gradient(y, streams.action[i], hyper[STD_FLOOR], weight, d)
+    if switches[HEAD] != CATEGORICAL:
+        gaussian_gradient(switches[HEAD], y, streams.action[i], hyper, weight, d)
     else:
         categorical_gradient(y, int(streams.action[i, 0]), weight, d[: len(y)])
 
@@ -90,10 +92,10 @@ def _take_fisher_trace(
     """Add the gradient's size at an action drawn independently of the one taken to the actor's rule."""
     y = output(ACTOR, layout, streams.activations[i])
     d, spare = work.gradient[0], work.gradient[1]
-    if switches[CONTINUOUS] != 0:
+    if switches[HEAD] != CATEGORICAL:
         noise = spare[: len(y) // 2]
         fill_normal(streams.random[i], noise)
-        gaussian_score(y, noise, hyper[STD_FLOOR], d)
+        gaussian_score(switches[HEAD], y, noise, hyper, d)
     else:
         action = categorical_action(y, streams.random[i], spare[: len(y)])
         categorical_gradient(y, action, 0.0, d[: len(y)])
@@ -104,9 +106,9 @@ def _take_fisher_trace(
 def _act(i: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, spare: Reals) -> None:
     """Draw the action for the current state."""
     y = output(ACTOR, layout, streams.activations[i])
-    if switches[CONTINUOUS] != 0:
+    if switches[HEAD] != CATEGORICAL:
         noise = spare[: len(y) // 2]
         fill_normal(streams.random[i], noise)
-        gaussian_action(y, noise, hyper[STD_FLOOR], streams.action[i])
+        gaussian_action(switches[HEAD], y, noise, hyper, streams.action[i])
     else:
         streams.action[i, 0] = categorical_action(y, streams.random[i], spare[: len(y)])

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.algorithms.streaming.units import Unit
 from robotrl.core import checks
 
 
@@ -49,10 +50,12 @@ class StreamConfig:
     """Divide rewards by the deviation of their running discounted sum."""
     episode_steps: int = 1000
     """Control steps of a whole episode, for the time input of preset=reference; >= 1."""
+    update_budget_s: float | None = None
+    """What an update may take, s, > 0: longer ones are counted. Null for any time."""
 
     def __post_init__(self) -> None:
         checks.within(self, "[0, 1)", "gamma", "trace_lambda", "sparsity")
-        checks.above(self, 0, "critic_kappa", "critic_eta", "critic_learning_rate")
+        checks.above(self, 0, "critic_kappa", "critic_eta", "critic_learning_rate", "update_budget_s")
         checks.at_least(self, 1, "episode_steps")
         checks.widths(self, "hidden")
 
@@ -126,8 +129,12 @@ class StreamACConfig(StreamConfig):
     """tau, weight of the entropy's gradient; >= 0."""
     std_floor: float = 1e-3
     """Added to sigma, in units of the action range's half width; >= 0."""
+    actor_rest_steps: int = 0
+    """Control steps of which only the critic learns, at the start; >= 0."""
+    critic_unit: Unit = Unit.LAYER_NORM
+    """Hidden units of the critic: layer_norm (LayerNorm and LeakyReLU), relu, tanh or elu."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.above(self, 0, "actor_kappa", "actor_eta", "actor_learning_rate")
-        checks.at_least(self, 0, "entropy_coef", "std_floor")
+        checks.at_least(self, 0, "entropy_coef", "std_floor", "actor_rest_steps")

@@ -11,12 +11,14 @@ from robotrl.algorithms.streaming.state import (
     GAMMA,
     LEAK,
     NORMALIZE_OBS,
+    OBS_CLIP,
     SCALE_REWARD,
     TRACE,
     TRUNCATION_ENDS,
     TRUNCATION_UNNOTICED,
     WEIGHTS,
     Layout,
+    Shape,
     Streams,
     Transitions,
     Workspace,
@@ -30,6 +32,12 @@ def network_memory(i: int, k: int, layout: Layout, streams: Streams) -> Reals:
     rows = layout.rows[0]
     start, end = layout.parameters[k], layout.parameters[k + 1]
     return streams.memory[i, rows * start : rows * end].reshape(rows, end - start)
+
+
+@kernel
+def network_shape(k: int, layout: Layout) -> Shape:
+    """Return the shape of network k."""
+    return Shape(layout.sizes[k], layout.constants[k], layout.units[k])
 
 
 @kernel
@@ -47,7 +55,13 @@ def output(k: int, layout: Layout, activations: Reals) -> Reals:
 
 @kernel
 def observe(
-    i: int, x: Doubles, layout: Layout, switches: Integers, streams: Streams, activations: Reals
+    i: int,
+    x: Doubles,
+    layout: Layout,
+    switches: Integers,
+    hyper: Doubles,
+    streams: Streams,
+    activations: Reals,
 ) -> None:
     """Take in an observation (D,) of stream i and make it the input of every network.
 
@@ -57,7 +71,7 @@ def observe(
     dim = len(x)
     first = activations[: layout.sizes[0, 0]]
     if switches[NORMALIZE_OBS] != 0:
-        normalize(streams.obs_statistics[i], x, first)
+        normalize(streams.obs_statistics[i], x, hyper[OBS_CLIP], first)
     else:
         copy(x, first)
     if switches[EPISODE_STEPS] != 0:
@@ -97,7 +111,7 @@ def take_step(
     streams.clock[i, 0] += 1
     streams.clock[i, 1] += 1
     x = batch.final_obs[i] if terminated or truncated else batch.next_obs[i]
-    observe(i, x, layout, switches, streams, activations)
+    observe(i, x, layout, switches, hyper, streams, activations)
     reward = batch.reward[i]
     if switches[SCALE_REWARD] != 0:
         leak = switches[LEAK] != 0
@@ -109,7 +123,7 @@ def take_step(
 def successor_output(i: int, k: int, layout: Layout, streams: Streams, activations: Reals) -> Reals:
     """Evaluate network k at the successor state in `activations`, with the parameters as they are."""
     memory = network_memory(i, k, layout, streams)
-    forward(memory[WEIGHTS], layout.sizes[k], network_part(k, layout.activations, activations))
+    forward(memory[WEIGHTS], network_shape(k, layout), network_part(k, layout.activations, activations))
     return output(k, layout, activations)
 
 
@@ -145,7 +159,7 @@ def propagate(i: int, k: int, rule: int, layout: Layout, streams: Streams, work:
         rule,
         network_memory(i, k, layout, streams),
         network_part(k, layout.parameters, work.direction),
-        layout.sizes[k],
+        network_shape(k, layout),
         network_part(k, layout.activations, streams.activations[i]),
         work.gradient[0],
         work.gradient[1],
@@ -155,7 +169,13 @@ def propagate(i: int, k: int, rule: int, layout: Layout, streams: Streams, work:
 
 @kernel
 def enter_state(
-    i: int, layout: Layout, switches: Integers, streams: Streams, batch: Transitions, activations: Reals
+    i: int,
+    layout: Layout,
+    switches: Integers,
+    hyper: Doubles,
+    streams: Streams,
+    batch: Transitions,
+    activations: Reals,
 ) -> None:
     """Make the next state the current one: the successor in `activations`, or a new episode's first."""
     current = streams.activations[i]
@@ -167,7 +187,7 @@ def enter_state(
             copy(activations[start : start + layout.sizes[k, 0]], current[start:])
         return
     streams.clock[i, 0] = 0
-    observe(i, batch.next_obs[i], layout, switches, streams, current)
+    observe(i, batch.next_obs[i], layout, switches, hyper, streams, current)
 
 
 @kernel
@@ -179,6 +199,6 @@ def move(
     a = network_part(k, layout.activations, streams.activations[i])
     rule = layout.rules[k]
     u = memory[TRACE] if rule in (OBGD, SGD) else network_part(k, layout.parameters, direction)
-    step_and_forward(memory[WEIGHTS], u, step, layout.sizes[k], a)
+    step_and_forward(memory[WEIGHTS], u, step, network_shape(k, layout), a)
     if resets:
         memory[TRACE] = 0.0

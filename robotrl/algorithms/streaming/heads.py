@@ -1,11 +1,15 @@
 """What a policy's outputs mean: draws, and gradients of log probability and entropy by the outputs.
 
-Gaussian, outputs (mu, pre): sigma = softplus(pre) + floor, and with x = (a - mu) / sigma
+Gaussian, outputs (mu, pre), with x = (a - mu) / sigma
 
     d log N / d mu = x / sigma,   d log N / d sigma = (x^2 - 1) / sigma,   dH / d sigma = 1 / sigma,
-    d sigma / d pre = sigmoid(pre).
+    softplus:      sigma = softplus(pre) + floor,          d sigma / d pre = sigmoid(pre)
+    exponential:   sigma = exp(cut(pre, low, high)) + floor,  d sigma / d pre = exp(pre), 0 where it is cut
 
-A floor under sigma leaves d sigma / d pre as it is, so that the head can always recover.
+A floor under sigma leaves d sigma / d pre as it is, so that the head can always recover. The exponential
+head is that of PPO, whose pre is a constant, and of SAC, which squashes its draws, a = tanh(u): the squash
+has no parameters, so that grad log pi(a|s) = grad log N(u), and it is left to the actuators; the entropy
+is then that of u.
 
 Categorical, outputs are logits: d log p_a / d logit_k = [k = a] - p_k and
 dH / d logit_k = -p_k (log p_k + H).
@@ -16,9 +20,30 @@ the step is always towards more entropy (arXiv:2410.14606, section 3.4).
 
 from __future__ import annotations
 
+import enum
 import math
 
 from robotrl.algorithms.streaming.compiled import Doubles, Reals, Words, kernel, uniform
+from robotrl.algorithms.streaming.state import LOG_STD_HIGH, LOG_STD_LOW, STD_FLOOR
+
+CATEGORICAL, SOFTPLUS = 0, 1
+
+
+class Head(enum.Enum):
+    """What a network's outputs mean."""
+
+    CATEGORICAL = "categorical"
+    SOFTPLUS = "softplus"
+    """Gaussian; sigma by softplus."""
+    CONSTANT = "constant"
+    """Gaussian; sigma exponential, the same in all states."""
+    SQUASHED = "squashed"
+    """Gaussian; sigma exponential, and actuators receive tanh of the draw."""
+
+    @property
+    def code(self) -> int:
+        """What kernels call it; the last two are the same to them."""
+        return list(Head).index(self)
 
 
 @kernel
@@ -34,32 +59,45 @@ def sigmoid(x: float) -> float:
 
 
 @kernel
-def gaussian_action(y: Reals, noise: Doubles, floor: float, action: Doubles) -> None:
+def deviation(head: int, pre: float, hyper: Doubles) -> tuple[float, float]:
+    """Return sigma and d sigma / d pre."""
+    if head == SOFTPLUS:
+        return softplus(pre) + hyper[STD_FLOOR], sigmoid(pre)
+    low, high = hyper[LOG_STD_LOW], hyper[LOG_STD_HIGH]
+    sigma = math.exp(min(max(pre, low), high))
+    return sigma + hyper[STD_FLOOR], sigma if low <= pre <= high else 0.0
+
+
+@kernel
+def gaussian_action(head: int, y: Reals, noise: Doubles, hyper: Doubles, action: Doubles) -> None:
     """Write mu + sigma noise into `action`, (A,), for outputs y (2 A,)."""
     dim = len(action)
     for k in range(dim):
-        action[k] = y[k] + (softplus(y[dim + k]) + floor) * noise[k]
+        sigma, _ = deviation(head, y[dim + k], hyper)
+        action[k] = y[k] + sigma * noise[k]
 
 
 @kernel
-def gaussian_gradient(y: Reals, action: Doubles, floor: float, entropy_weight: float, d: Reals) -> None:
+def gaussian_gradient(
+    head: int, y: Reals, action: Doubles, hyper: Doubles, entropy_weight: float, d: Reals
+) -> None:
     """Write the gradient of log N(a) + entropy_weight H by the outputs y (2 A,) into d (2 A,)."""
     dim = len(action)
     for k in range(dim):
-        sigma = softplus(y[dim + k]) + floor
+        sigma, slope = deviation(head, y[dim + k], hyper)
         x = (action[k] - y[k]) / sigma
         d[k] = x / sigma
-        d[dim + k] = (x * x - 1.0 + entropy_weight) / sigma * sigmoid(y[dim + k])
+        d[dim + k] = (x * x - 1.0 + entropy_weight) / sigma * slope
 
 
 @kernel
-def gaussian_score(y: Reals, noise: Doubles, floor: float, d: Reals) -> None:
+def gaussian_score(head: int, y: Reals, noise: Doubles, hyper: Doubles, d: Reals) -> None:
     """Write the gradient of log N(a) by the outputs at a = mu + sigma noise into d (2 A,)."""
     dim = len(noise)
     for k in range(dim):
-        sigma = softplus(y[dim + k]) + floor
+        sigma, slope = deviation(head, y[dim + k], hyper)
         d[k] = noise[k] / sigma
-        d[dim + k] = (noise[k] * noise[k] - 1.0) / sigma * sigmoid(y[dim + k])
+        d[dim + k] = (noise[k] * noise[k] - 1.0) / sigma * slope
 
 
 @kernel

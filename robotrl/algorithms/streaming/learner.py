@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,13 @@ import numpy.typing as npt
 
 from robotrl.algorithms.streaming.compiled import Doubles, Reals, kernel
 from robotrl.algorithms.streaming.config import StreamConfig
-from robotrl.algorithms.streaming.network import forward, new_activations
+from robotrl.algorithms.streaming.durations import Durations
+from robotrl.algorithms.streaming.episode import network_shape
+from robotrl.algorithms.streaming.heads import Head
+from robotrl.algorithms.streaming.network import forward, layer_matrices, new_activations
 from robotrl.algorithms.streaming.normalization import normalize_frozen, reward_scale
-from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.algorithms.streaming.setup import (
+    Network,
     Sweep,
     make_hyper,
     make_layout,
@@ -27,6 +31,7 @@ from robotrl.algorithms.streaming.setup import (
 from robotrl.algorithms.streaming.state import (
     DELTA,
     NUM_HYPER_COLUMNS,
+    OBS_CLIP,
     RATE,
     STEP,
     TRACE,
@@ -62,14 +67,15 @@ class StreamLearner(ABC):
         heads: names of the networks.
         sizes: layer widths of each, input and output included.
         streams: the state, for those who look inside.
+        durations: of the updates since `start`.
     """
 
     def __init__(
         self,
-        heads: Sequence[tuple[str, int, Rule]],
+        networks: Sequence[Network],
         obs_dim: int,
         action_width: int,
-        continuous: bool,
+        head: Head,
         num_streams: int,
         config: StreamConfig,
         seed: int,
@@ -77,21 +83,21 @@ class StreamLearner(ABC):
         num_threads: int | None,
         dtype: npt.DTypeLike,
     ) -> None:
-        if min(obs_dim, num_streams, *(width for _, width, _ in heads)) < 1:
+        if min(obs_dim, num_streams, *(network.outputs for network in networks)) < 1:
             raise UsageError(f"{type(self).__name__}: give at least one stream, observation and output")
         self.config = config
         self.obs_dim, self.num_streams = obs_dim, num_streams
-        self.heads = tuple(name for name, _, _ in heads)
-        in_dim = obs_dim + config.sees_time
-        sizes = [[in_dim, *config.hidden, width] for _, width, _ in heads]
+        self.heads = tuple(network.name for network in networks)
+        self._layout = make_layout(networks, obs_dim + config.sees_time)
+        sizes: list[list[int]] = self._layout.sizes.tolist()
         self.sizes = sizes
-        self._layout = make_layout(self.heads, sizes, [rule for _, _, rule in heads])
-        self._switches = make_switches(config, continuous)
+        self._switches = make_switches(config, head)
         self._hyper = make_hyper(config, self.heads, num_streams, sweep or {})
         self.streams = new_streams(self._layout, config, obs_dim, action_width, num_streams, seed, dtype)
         self.streams.rules[:, :, RATE] = self._hyper[:, NUM_HYPER_COLUMNS:]
         self._batch = new_transitions(num_streams, obs_dim)
         self._started = False
+        self.durations = Durations(config.update_budget_s)
         cpus = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
         self.num_threads = max(1, min(cpus, num_streams // _MIN_STREAMS_PER_THREAD))
         self._work = [
@@ -113,6 +119,9 @@ class StreamLearner(ABC):
     def start(self, obs: npt.ArrayLike) -> None:
         """Begin an episode in every stream.
 
+        The first call in a process compiles the kernels, which can take a minute where they are not yet
+        on disk; updates take their usual time from the first on.
+
         Args:
             obs: (N, D) first observations.
 
@@ -121,6 +130,7 @@ class StreamLearner(ABC):
         """
         self._started = True
         self.update(0.0, False, False, obs, valid=False)
+        self.durations = Durations(self.config.update_budget_s)
 
     def act(self) -> npt.NDArray[Any]:
         """Return the actions that were chosen for the current states."""
@@ -137,6 +147,9 @@ class StreamLearner(ABC):
     ) -> None:
         """Learn from what the last actions brought, and choose the next ones.
 
+        An update is never left half done: one that takes longer than `config.update_budget_s` is counted
+        in `durations`.
+
         Args:
             reward: (N,).
             terminated: (N,) bool, a true end state: the return ends here.
@@ -148,6 +161,7 @@ class StreamLearner(ABC):
         Raises:
             UsageError: an array has another size, or a number is not finite; nothing has changed.
         """
+        start_s = time.perf_counter()
         if not self._started:
             raise UsageError("call start(obs) before the first update")
         batch = self._batch
@@ -168,6 +182,7 @@ class StreamLearner(ABC):
                 f"within +-{_LARGEST:.1e}; nothing was learned from this step, set valid to False for it"
             )
         self._run()
+        self.durations.add(time.perf_counter() - start_s)
 
     def _run(self) -> None:
         def advance(thread: int) -> None:
@@ -195,6 +210,12 @@ class StreamLearner(ABC):
         """View the parameters of one network of every stream, (N, P)."""
         return self._row(self.heads.index(head), WEIGHTS)
 
+    def layers(self, head: str, stream: int, traces: bool = False) -> list[Reals]:
+        """View the parameters or traces of one network as matrices, see `network.layer_matrices`."""
+        k = self.heads.index(head)
+        vectors = self.traces(head) if traces else self.parameters(head)
+        return layer_matrices(vectors[stream], self.sizes[k], int(self._layout.constants[k]))
+
     def traces(self, head: str) -> Reals:
         """View the eligibility traces of one network of every stream, (N, P)."""
         return self._row(self.heads.index(head), TRACE)
@@ -220,21 +241,23 @@ class StreamLearner(ABC):
         room = np.zeros((self.num_streams, self.obs_dim))
         self._fill("obs", room, obs)
         k = self.heads.index(head)
-        sizes, parameters = self._layout.sizes[k], np.ascontiguousarray(self.parameters(head))
-        a = new_activations(sizes.tolist(), self.num_streams, parameters.dtype)
+        sizes, parameters = self.sizes[k], np.ascontiguousarray(self.parameters(head))
+        shape = network_shape(k, self._layout)
+        a = new_activations(sizes, self.num_streams, parameters.dtype)
         for i in range(self.num_streams):
             if self.config.normalize_obs:
-                normalize_frozen(self.streams.obs_statistics[i], room[i], a[i, : self.obs_dim])
+                clip = self._hyper[i, OBS_CLIP]
+                normalize_frozen(self.streams.obs_statistics[i], room[i], clip, a[i, : self.obs_dim])
             else:
                 a[i, : self.obs_dim] = room[i]
-            forward(parameters[i], sizes, a[i])
-        end = a.shape[1] - len(self.config.hidden)
+            forward(parameters[i], shape, a[i])
+        end = a.shape[1] - (len(sizes) - 2)
         return a[:, end - sizes[-1] : end]
 
     def current_outputs(self, head: str) -> Reals:
         """Return what one network of every stream says in its current state, (N, O)."""
         k = self.heads.index(head)
-        end = self._layout.activations[k + 1] - len(self.config.hidden)
+        end = self._layout.activations[k + 1] - (len(self.sizes[k]) - 2)
         return self.streams.activations[:, end - self.sizes[k][-1] : end].copy()
 
     def obs_mean_var(self, stream: int) -> tuple[Doubles, Doubles]:

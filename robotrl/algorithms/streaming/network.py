@@ -1,11 +1,11 @@
 """The network of a stream: an MLP on one flat vector, with its forward pass compiled.
 
-    hidden layer:  h = LeakyReLU(LayerNorm(W x + b)),  LayerNorm without parameters, slope 0.01
-    output layer:  y = W h + b
+    hidden layer:  h = f(W x + b),  f one of `units`, by default LayerNorm and LeakyReLU
+    output layer:  y = W h + b, then the constants: outputs that do not depend on the input
 
 (Elsayed, Vasan & Mahmood 2024, arXiv:2410.14606). Hidden weights lie transposed, (in, out), so that
 the forward pass adds rows and the backward pass takes dot products of rows; the output weights lie as
-(out, in). In the flat vector each layer's weights are followed by its biases.
+(out, in). In the flat vector each layer's weights are followed by its biases, all by the constants.
 
 The bias is the weight of an input that is always 1: each layer is one matrix, (in + 1, out) for hidden
 layers and (out, in + 1) for the output, and a gradient is one outer product per layer. The activations
@@ -22,10 +22,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from robotrl.algorithms.streaming.compiled import Integers, Reals, kernel
-
-SLOPE = 0.01
-EPS = 1e-5
+from robotrl.algorithms.streaming.compiled import Reals, kernel
+from robotrl.algorithms.streaming.state import Shape
+from robotrl.algorithms.streaming.units import activate
 
 
 def new_activations(sizes: Sequence[int], num_streams: int, dtype: npt.DTypeLike) -> Reals:
@@ -36,7 +35,7 @@ def new_activations(sizes: Sequence[int], num_streams: int, dtype: npt.DTypeLike
 
 
 def draw_parameters(
-    sizes: Sequence[int], sparsity: float, min_inputs: int, rng: np.random.Generator
+    sizes: Sequence[int], sparsity: float, min_inputs: int, rng: np.random.Generator, constants: int = 0
 ) -> Reals:
     """Draw sparse LeCun-uniform weights and zero biases, (P,) float64 (arXiv:2410.14606, section 3.2).
 
@@ -45,67 +44,54 @@ def draw_parameters(
         sparsity: fraction of each unit's weights that is zero, rounded up; in [0, 1).
         min_inputs: non-zero weights that every unit keeps all the same.
         rng: where the numbers come from.
+        constants: outputs that do not depend on the input; they start at 0.
     """
     layers = []
-    for fan_in, fan_out in itertools.pairwise(sizes):
+    for fan_in, fan_out in itertools.pairwise([*sizes[:-1], sizes[-1] - constants]):
         bound = 1.0 / math.sqrt(fan_in)
         weight = rng.uniform(-bound, bound, (fan_out, fan_in))
         zeros = min(math.ceil(sparsity * fan_in), max(0, fan_in - min_inputs))
         order = np.argsort(rng.random((fan_out, fan_in)), axis=1)
         np.put_along_axis(weight, order[:, :zeros], 0.0, axis=1)
         layers.append(np.hstack([weight, np.zeros((fan_out, 1))]))
-    return np.concatenate([layer.T.ravel() for layer in layers[:-1]] + [layers[-1].ravel()])
+    hidden = [layer.T.ravel() for layer in layers[:-1]]
+    return np.concatenate([*hidden, layers[-1].ravel(), np.zeros(constants)])
 
 
-def layer_matrices(w: Reals, sizes: Sequence[int]) -> list[Reals]:
-    """View flat parameters (P,) as one (out, in + 1) matrix per layer, biases in the last column."""
+def layer_matrices(w: Reals, sizes: Sequence[int], constants: int = 0) -> list[Reals]:
+    """View flat parameters (P,) as one (out, in + 1) matrix per layer, biases in the last column.
+
+    Constants are the biases of one more layer, which has no inputs.
+    """
     matrices = []
     start = 0
-    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+    for fan_in, fan_out in itertools.pairwise(sizes[:-1]):
         part = w[start : start + (fan_in + 1) * fan_out]
-        is_output = layer == len(sizes) - 2
-        matrices.append(part.reshape(fan_out, -1) if is_output else part.reshape(-1, fan_out).T)
+        matrices.append(part.reshape(-1, fan_out).T)
         start += len(part)
-    return matrices
+    end = len(w) - constants
+    matrices.append(w[start:end].reshape(sizes[-1] - constants, -1))
+    return [*matrices, w[end:].reshape(-1, 1)] if constants else matrices
 
 
 @kernel
-def normalize_and_activate(h: Reals) -> float:
-    """Apply LayerNorm and LeakyReLU in place; return one over the standard deviation."""
-    real = h.dtype.type
-    total = real(0.0)
-    for k in range(len(h)):
-        total += h[k]
-    mean = total / real(len(h))
-    square = real(0.0)
-    for k in range(len(h)):
-        h[k] -= mean
-        square += h[k] * h[k]
-    scale = real(1.0 / math.sqrt(square / len(h) + EPS))
-    slope = real(SLOPE)
-    for k in range(len(h)):
-        xhat = h[k] * scale
-        h[k] = xhat if xhat > real(0.0) else slope * xhat
-    return scale
-
-
-@kernel
-def forward(w: Reals, sizes: Integers, a: Reals) -> None:
+def forward(w: Reals, shape: Shape, a: Reals) -> None:
     """Evaluate the network whose input is in the first entries of `a`, and fill the rest of `a`."""
-    step_and_forward(w, w, 0.0, sizes, a)
+    step_and_forward(w, w, 0.0, shape, a)
 
 
 @kernel
-def step_and_forward(w: Reals, u: Reals, step: float, sizes: Integers, a: Reals) -> None:
+def step_and_forward(w: Reals, u: Reals, step: float, shape: Shape, a: Reals) -> None:
     """Move the parameters, w <- w + step u, and evaluate the network: one pass through memory.
 
     Args:
         w: (P,) parameters, changed unless `step` is 0.
         u: (P,) direction.
         step: how far.
-        sizes: (L + 2,) layer widths.
+        shape: of the network.
         a: activations; the input is in its first entries.
     """
+    sizes = shape.sizes
     num_hidden = len(sizes) - 2
     start, p = 0, 0
     for layer in range(num_hidden):
@@ -113,15 +99,17 @@ def step_and_forward(w: Reals, u: Reals, step: float, sizes: Integers, a: Reals)
         x, h = a[start : start + n], a[start + n : start + n + m]
         end = p + n * m
         _step_and_transposed_product(w[p:end].reshape(n, m), u[p:end].reshape(n, m), step, x, h)
-        a[len(a) - num_hidden + layer] = normalize_and_activate(h)
+        a[len(a) - num_hidden + layer] = activate(shape.unit, h)
         start += n
         p = end
-    n, m = sizes[num_hidden] + 1, sizes[num_hidden + 1]
+    n, m = sizes[num_hidden] + 1, sizes[num_hidden + 1] - shape.constants
     if step != 0.0:
         factor = w.dtype.type(step)
         for k in range(p, len(w)):
             w[k] += factor * u[k]
-    product(w[p:].reshape(m, n), a[start : start + n], a[start + n : start + n + m])
+    end = p + n * m
+    product(w[p:end].reshape(m, n), a[start : start + n], a[start + n : start + n + m])
+    copy(w[end:], a[start + n + m :])
 
 
 @kernel

@@ -2,9 +2,10 @@
 
     n += 1,  d = x - mean,  mean += d / n,  p += d (x - mean),  var = p / (n - 1), or 1 for n = 1
 
-Observations become (x - mean) / sqrt(var + 1e-8) after they have entered their own statistics; there is
-no clip, and none is needed: |x| <= (n - 1) / sqrt(n). Rewards are divided by the deviation of their
-running discounted sum u <- gamma u + r, without taking a mean off (arXiv:2410.14606, algorithms 4, 5).
+Observations become (x - mean) / sqrt(var + 1e-8) after they have entered their own statistics. They need
+no clip, |x| <= (n - 1) / sqrt(n), and are cut only for a network that was trained so. Rewards are divided
+by the deviation of their running discounted sum u <- gamma u + r, without taking a mean off
+(arXiv:2410.14606, algorithms 4, 5).
 
 Differences from the released code: u starts at 0 in every episode, where `leak` keeps the last reward
 of one episode in the sum of the next.
@@ -20,12 +21,13 @@ EPS = 1e-8
 
 
 @kernel
-def normalize(statistics: Doubles, x: Doubles, out: Reals) -> None:
+def normalize(statistics: Doubles, x: Doubles, clip: float, out: Reals) -> None:
     """Take an observation into the statistics, then write it normalised.
 
     Args:
         statistics: (1 + 2 D,) count, means, sums of squared deviations.
         x: (D,) raw.
+        clip: at which normalised observations are cut.
         out: (D,).
     """
     dim = len(x)
@@ -35,16 +37,16 @@ def normalize(statistics: Doubles, x: Doubles, out: Reals) -> None:
         deviation = x[k] - statistics[1 + k]
         statistics[1 + k] += deviation / count
         statistics[1 + dim + k] += deviation * (x[k] - statistics[1 + k])
-    normalize_frozen(statistics, x, out)
+    normalize_frozen(statistics, x, clip, out)
 
 
 @kernel
-def normalize_frozen(statistics: Doubles, x: Doubles, out: Reals) -> None:
+def normalize_frozen(statistics: Doubles, x: Doubles, clip: float, out: Reals) -> None:
     """Write an observation (D,) normalised, without learning from it."""
     dim = len(x)
     for k in range(dim):
         var = statistics[1 + dim + k] / (statistics[0] - 1.0) if statistics[0] > 1.5 else 1.0
-        out[k] = (x[k] - statistics[1 + k]) / math.sqrt(var + EPS)
+        out[k] = min(max((x[k] - statistics[1 + k]) / math.sqrt(var + EPS), -clip), clip)
 
 
 @kernel

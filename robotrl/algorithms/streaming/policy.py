@@ -1,17 +1,65 @@
-"""From a stream's actor to the toolkit's policy, which evaluates, exports and verifies like any other."""
+"""Between a stream's actor and the toolkit's policies, which evaluate, export and verify like any other."""
 
 from __future__ import annotations
 
-import torch
+from typing import TypeAlias
 
-from robotrl.algorithms.streaming.actor_critic import StreamAC
-from robotrl.algorithms.streaming.network import layer_matrices
+import numpy as np
+import torch
+from torch import Tensor
+
+from robotrl.algorithms.streaming.actor_critic import Actor, StreamAC
+from robotrl.algorithms.streaming.compiled import Reals
+from robotrl.algorithms.streaming.heads import Head
+from robotrl.algorithms.streaming.units import Unit
 from robotrl.core.errors import UsageError
+from robotrl.networks.mlp import MLP
+from robotrl.policies.gaussian import GaussianPolicy, SquashedGaussianPolicy
 from robotrl.policies.softplus_gaussian import SoftplusGaussianPolicy
+
+StreamPolicy: TypeAlias = SoftplusGaussianPolicy | GaussianPolicy | SquashedGaussianPolicy
+"""What a stream's Gaussian actor can be: that of stream_ac, PPO's and SAC's."""
+
+
+def describe(policy: StreamPolicy) -> Actor:
+    """Say what a policy is made of."""
+    clip = np.inf if policy.normalizer is None else policy.normalizer.clip
+    if isinstance(policy, SoftplusGaussianPolicy):
+        hidden = [layer.out_features for layer in policy.net.linear()][:-1]
+        return Actor(hidden, Head.SOFTPLUS, obs_clip=clip)
+    hidden, unit = policy.net.sizes[1:-1], Unit(policy.net.activation.value)
+    if isinstance(policy, GaussianPolicy):
+        return Actor(hidden, Head.CONSTANT, unit, obs_clip=clip)
+    return Actor(hidden, Head.SQUASHED, unit, (policy.log_std_min, policy.log_std_max), clip)
+
+
+def policy_tensors(policy: StreamPolicy) -> list[Tensor]:
+    """View a policy's parameters as the matrices that `StreamLearner.layers` has, biases apart.
+
+    Returns:
+        Weight (out, in) and bias (out,) of each layer; last the logarithm of a constant deviation, (A,).
+    """
+    if isinstance(policy, SoftplusGaussianPolicy):
+        return [tensor for layer in policy.net.linear() for tensor in (layer.weight, layer.bias)]
+    tensors = mlp_tensors(policy.net)
+    return [*tensors, policy.log_std] if isinstance(policy, GaussianPolicy) else tensors
+
+
+def mlp_tensors(net: MLP) -> list[Tensor]:
+    """View an MLP's parameters as weight (out, in) and bias (out,) of each layer."""
+    return [part[0] if i % 2 else part.T for i, part in enumerate(net.split(net.flat))]
+
+
+def layer_parts(layers: list[Reals]) -> list[Reals]:
+    """View matrices (out, in + 1) as weight (out, in) and bias (out,) of each; no weight without inputs."""
+    parts = []
+    for matrix in layers:
+        parts += [matrix[:, :-1], matrix[:, -1]] if matrix.shape[1] > 1 else [matrix[:, -1]]
+    return parts
 
 
 @torch.no_grad()
-def write_policy(learner: StreamAC, stream: int, policy: SoftplusGaussianPolicy) -> None:
+def write_policy(learner: StreamAC, stream: int, policy: StreamPolicy) -> None:
     """Copy the actor and the observation statistics of one stream into a policy.
 
     A policy does not know the time of an episode: the time input of `preset=reference` is held at 0,
@@ -20,27 +68,34 @@ def write_policy(learner: StreamAC, stream: int, policy: SoftplusGaussianPolicy)
     Args:
         learner: with Gaussian actions.
         stream: index.
-        policy: as wide as the actor, with a normaliser if the learner has one.
+        policy: of the actor's kind and widths, with a normaliser if the learner has one.
 
     Raises:
         UsageError: they do not fit each other.
     """
-    layers = [w.copy() for w in layer_matrices(learner.parameters("actor")[stream], learner.sizes[0])]
+    layers = [matrix.copy() for matrix in learner.layers("actor", stream)]
     if learner.config.sees_time:
         # the weights of the time input, held at 0, drop out
         layers[0] = layers[0][:, [*range(learner.obs_dim), learner.obs_dim + 1]]
-    shapes = [(layer.out_features, layer.in_features + 1) for layer in policy.net.linear()]
-    normalizes = policy.normalizer is not None
-    if [w.shape for w in layers] != shapes or normalizes != learner.config.normalize_obs or learner.discrete:
+    parts, tensors = layer_parts(layers), policy_tensors(policy)
+    actor, normalizes = describe(policy), policy.normalizer is not None
+    shapes = [tuple(part.shape) for part in parts]
+    if (
+        shapes != [tuple(tensor.shape) for tensor in tensors]
+        or actor != learner.actor
+        or normalizes != learner.config.normalize_obs
+    ):
         raise UsageError(
-            f"a policy with layers {shapes} (normalize_obs={normalizes}) cannot take an actor with layers "
-            f"{[w.shape for w in layers]} (normalize_obs={learner.config.normalize_obs}, "
-            f"discrete={learner.discrete})"
+            f"a policy made of {actor} (normalize_obs={normalizes}) cannot take an actor made of "
+            f"{learner.actor} (normalize_obs={learner.config.normalize_obs}) with layers {shapes}"
         )
-    for layer, matrix in zip(policy.net.linear(), layers, strict=True):
-        layer.weight.copy_(torch.from_numpy(matrix[:, :-1]))
-        layer.bias.copy_(torch.from_numpy(matrix[:, -1].copy()))
-    policy.std_floor = float(learner.std_floor[stream])
+    floor = float(learner.std_floor[stream])
+    if isinstance(policy, SoftplusGaussianPolicy):
+        policy.std_floor = floor
+    elif isinstance(policy, GaussianPolicy):
+        parts[-1] = np.log(np.exp(parts[-1]) + floor)
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(torch.from_numpy(part))
     if policy.normalizer is not None:
         mean, var = learner.obs_mean_var(stream)
         count = torch.tensor(learner.streams.obs_statistics[stream, 0])

@@ -22,8 +22,9 @@ import numpy.typing as npt
 from robotrl.algorithms.streaming import value_kernel
 from robotrl.algorithms.streaming.compiled import Integers
 from robotrl.algorithms.streaming.config import StreamQConfig
+from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
-from robotrl.algorithms.streaming.setup import Sweep
+from robotrl.algorithms.streaming.setup import Network, Sweep
 from robotrl.algorithms.streaming.state import ON_POLICY
 
 
@@ -57,8 +58,10 @@ class StreamQ(StreamLearner):
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         config = config or StreamQConfig()
-        heads = (("critic", num_actions, config.rule),)
-        super().__init__(heads, obs_dim, 1, False, num_streams, config, seed, sweep, num_threads, dtype)
+        networks = [Network("critic", config.hidden, num_actions, config.rule)]
+        super().__init__(
+            networks, obs_dim, 1, Head.CATEGORICAL, num_streams, config, seed, sweep, num_threads, dtype
+        )
         self._switches[ON_POLICY] = on_policy
 
     @property

@@ -21,8 +21,9 @@ import numpy.typing as npt
 from robotrl.algorithms.streaming import qrc_kernel
 from robotrl.algorithms.streaming.compiled import Integers
 from robotrl.algorithms.streaming.config import StreamQRCConfig
+from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
-from robotrl.algorithms.streaming.setup import Sweep
+from robotrl.algorithms.streaming.setup import Network, Sweep
 
 
 class StreamQRC(StreamLearner):
@@ -53,8 +54,12 @@ class StreamQRC(StreamLearner):
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         config = config or StreamQRCConfig()
-        heads = [(name, num_actions, config.rule) for name in ("critic", "correction")]
-        super().__init__(heads, obs_dim, 1, False, num_streams, config, seed, sweep, num_threads, dtype)
+        networks = [
+            Network(name, config.hidden, num_actions, config.rule) for name in ("critic", "correction")
+        ]
+        super().__init__(
+            networks, obs_dim, 1, Head.CATEGORICAL, num_streams, config, seed, sweep, num_threads, dtype
+        )
 
     @property
     def _advance(self) -> Callable[..., None]:

@@ -7,6 +7,7 @@ from robotrl.algorithms.streaming.episode import (
     enter_state,
     network_memory,
     network_part,
+    network_shape,
     output,
     propagate,
     successor_output,
@@ -57,7 +58,7 @@ def advance(
             reward, gamma, resets = take_step(i, layout, switches, hyper[i], streams, batch, work.activations)
             resets = resets or not streams.greedy[i]
             _take_gradients(i, reward, gamma, hyper[i, GAMMA] * hyper[i, LAMBDA], layout, streams, work)
-        enter_state(i, layout, switches, streams, batch, work.activations)
+        enter_state(i, layout, switches, hyper[i], streams, batch, work.activations)
         for k in (CRITIC, CORRECTION):
             _move(i, k, batch.valid[i], resets, layout, streams, work.direction)
         q = output(CRITIC, layout, streams.activations[i])
@@ -94,7 +95,7 @@ def _take_gradients(
             SUCCESSOR,
             network_memory(i, CRITIC, layout, streams),
             network_part(CRITIC, layout.parameters, work.direction),
-            layout.sizes[CRITIC],
+            network_shape(CRITIC, layout),
             network_part(CRITIC, layout.activations, work.activations),
             work.gradient[0],
             work.gradient[1],
@@ -123,7 +124,7 @@ def _move(
     a = network_part(k, layout.activations, streams.activations[i])
     u = network_part(k, layout.parameters, direction)
     s[STEP] = s[RATE] if learns else 0.0
-    step_and_forward(memory[WEIGHTS], u, s[STEP], layout.sizes[k], a)
+    step_and_forward(memory[WEIGHTS], u, s[STEP], network_shape(k, layout), a)
     if resets:
         memory[TRACE] = 0.0
         s[CORRECTION_TRACE] = 0.0

@@ -16,18 +16,31 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import Tensor
 
+from robotrl.algorithms.streaming.actor_critic import Actor
 from robotrl.algorithms.streaming.config import Preset, StreamACConfig, StreamConfig, StreamQConfig
+from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.algorithms.streaming.units import Unit
 
 Layers = list[Tensor]
 
 
-def network(layers: Layers, x: Tensor) -> Tensor:
-    """Evaluate an MLP with LayerNorm and LeakyReLU for x (D,)."""
-    for w in layers[:-1]:
-        z = w[:, :-1] @ x + w[:, -1]
-        x = F.leaky_relu(F.layer_norm(z, z.shape, eps=1e-5), 0.01)
-    return layers[-1][:, :-1] @ x + layers[-1][:, -1]
+def hidden_unit(unit: Unit, z: Tensor) -> Tensor:
+    """Evaluate a hidden layer's units."""
+    if unit is Unit.LAYER_NORM:
+        return F.leaky_relu(F.layer_norm(z, z.shape, eps=1e-5), 0.01)
+    if unit is Unit.ELU:
+        return F.elu(z)
+    return torch.tanh(z) if unit is Unit.TANH else torch.relu(z)
+
+
+def network(layers: Layers, x: Tensor, unit: Unit = Unit.LAYER_NORM) -> Tensor:
+    """Evaluate an MLP for x (D,); a last matrix without inputs holds constant outputs."""
+    constants = [layers[-1][:, -1]] if layers[-1].shape[1] == 1 else []
+    *hidden, last = layers[: len(layers) - len(constants)]
+    for w in hidden:
+        x = hidden_unit(unit, w[:, :-1] @ x + w[:, -1])
+    return torch.cat([last[:, :-1] @ x + last[:, -1], *constants])
 
 
 def dot(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> float:
@@ -142,8 +155,8 @@ class Statistics:
 class ReferenceStream:
     """Observations, rewards and ends of one stream, as every learner sees them."""
 
-    def __init__(self, config: StreamConfig, obs_dim: int) -> None:
-        self.config = config
+    def __init__(self, config: StreamConfig, obs_dim: int, obs_clip: float = math.inf) -> None:
+        self.config, self.obs_clip = config, obs_clip
         self.obs_statistics, self.reward_statistics = Statistics(obs_dim), Statistics(1)
         self.reward_sum = 0.0
         self.t = 0
@@ -155,6 +168,7 @@ class ReferenceStream:
         if self.config.normalize_obs:
             self.obs_statistics.update(obs)
             obs = (obs - self.obs_statistics.mean) / self.obs_statistics.std
+            obs = obs.clip(-self.obs_clip, self.obs_clip)
         if self.config.sees_time:
             obs = np.append(obs, max(self.t - 1, 0) / self.config.episode_steps - 0.5)
         return torch.from_numpy(obs.astype(np.float64))
@@ -195,7 +209,7 @@ class ReferenceAC(ReferenceStream):
     Args:
         config: hyperparameters.
         obs_dim: D.
-        discrete: categorical instead of Gaussian actions.
+        kind: what the actor is made of.
         actor: initial parameters.
         critic: initial parameters.
     """
@@ -203,10 +217,11 @@ class ReferenceAC(ReferenceStream):
     config: StreamACConfig
 
     def __init__(
-        self, config: StreamACConfig, obs_dim: int, discrete: bool, actor: Layers, critic: Layers
+        self, config: StreamACConfig, obs_dim: int, kind: Actor, actor: Layers, critic: Layers
     ) -> None:
-        super().__init__(config, obs_dim)
-        self.discrete, self.actor, self.critic = discrete, actor, critic
+        super().__init__(config, obs_dim, kind.obs_clip)
+        self.kind, self.actor, self.critic = kind, actor, critic
+        self.steps = 0
         critic_rule = Rule.INTENTIONAL if config.rule.is_intentional else config.rule
         rates = [getattr(config, f"{head}_{config.rule.rate}") for head in ("actor", "critic")]
         self.actor_rule = ReferenceRule(config.rule, rates[0], actor, is_policy=True)
@@ -214,11 +229,14 @@ class ReferenceAC(ReferenceStream):
 
     def policy(self, layers: Layers) -> torch.distributions.Distribution:
         """pi(. | s) at the current state."""
-        y = network(layers, self.state)
-        if self.discrete:
+        y = network(layers, self.state, self.kind.unit)
+        if self.kind.head is Head.CATEGORICAL:
             return torch.distributions.Categorical(logits=y)
         mu, pre = y.chunk(2)
-        return torch.distributions.Normal(mu, F.softplus(pre) + self.config.std_floor)
+        if self.kind.head is Head.SOFTPLUS:
+            return torch.distributions.Normal(mu, F.softplus(pre) + self.config.std_floor)
+        floor = 0.0 if self.kind.head is Head.SQUASHED else self.config.std_floor
+        return torch.distributions.Normal(mu, pre.clamp(*self.kind.log_std_bounds).exp() + floor)
 
     def update(
         self,
@@ -232,13 +250,15 @@ class ReferenceAC(ReferenceStream):
     ) -> None:
         """Learn from one transition; `other_action` is the independent one of INTENTIONAL_FISHER."""
         ended = terminated or truncated
+        self.steps += 1
         next_state, reward, gamma, resets = self.take(
             reward, terminated, truncated, final_obs if ended else next_obs
         )
         critic = [w.clone().requires_grad_() for w in self.critic]
         actor = [w.clone().requires_grad_() for w in self.actor]
-        value = network(critic, self.state)[0]
-        delta = reward + gamma * float(network(self.critic, next_state)[0]) - value.item()
+        unit = self.config.critic_unit
+        value = network(critic, self.state, unit)[0]
+        delta = reward + gamma * float(network(self.critic, next_state, unit)[0]) - value.item()
         policy = self.policy(actor)
         sign = math.copysign(1.0, delta) if delta else 0.0
         objective = policy.log_prob(torch.as_tensor(action)).sum()
@@ -249,7 +269,8 @@ class ReferenceAC(ReferenceStream):
             score = gradient(self.policy(actor).log_prob(other_action).sum(), actor)
         c = self.config.gamma * self.config.trace_lambda
         self.critic_rule.step(gradient(value, critic), delta, c, resets)
-        self.actor_rule.step(g_actor, delta, c, resets, score)
+        if self.steps > self.config.actor_rest_steps:
+            self.actor_rule.step(g_actor, delta, c, resets, score)
         if ended:
             self.start(next_obs)
         else:

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from robotrl.algorithms.streaming.compiled import Doubles, Integers, random_state
 from robotrl.algorithms.streaming.config import Preset, StreamConfig
+from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.network import draw_parameters, new_activations
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.algorithms.streaming.state import (
-    CONTINUOUS,
+    ACTOR_REST,
     ENTROPY,
     EPISODE_STEPS,
     EPSILON_END,
     EPSILON_START,
     EPSILON_STEPS,
     GAMMA,
+    HEAD,
     LAMBDA,
     LEAK,
+    LOG_STD_HIGH,
+    LOG_STD_LOW,
     MEAN_SQUARE_DELTA,
     NORMALIZE_OBS,
     NUM_HYPER_COLUMNS,
     NUM_RULE_COLUMNS,
     NUM_SWITCHES,
+    OBS_CLIP,
     SCALE_REWARD,
     STD_FLOOR,
     TRUNCATION_ENDS,
@@ -35,6 +41,7 @@ from robotrl.algorithms.streaming.state import (
     Streams,
     Transitions,
 )
+from robotrl.algorithms.streaming.units import Unit
 from robotrl.core.errors import UsageError, unknown_name
 
 _HYPER_COLUMNS = {
@@ -42,6 +49,7 @@ _HYPER_COLUMNS = {
     "trace_lambda": LAMBDA,
     "entropy_coef": ENTROPY,
     "std_floor": STD_FLOOR,
+    "actor_rest_steps": ACTOR_REST,
     "epsilon_start": EPSILON_START,
     "epsilon_end": EPSILON_END,
     "exploration_steps": EPSILON_STEPS,
@@ -50,7 +58,28 @@ Sweep = Mapping[str, npt.ArrayLike]
 """Names of hyperparameters -> (N,) values, one per stream; the others are those of the configuration."""
 
 
-def make_switches(config: StreamConfig, continuous: bool) -> Integers:
+@dataclass(frozen=True)
+class Network:
+    """What one network of a learner is.
+
+    Attributes:
+        name: by which the learner knows it.
+        hidden: widths of the hidden layers.
+        outputs: how many.
+        rule: its step-size rule.
+        unit: of the hidden layers.
+        constants: how many of the outputs, the last ones, do not depend on the input.
+    """
+
+    name: str
+    hidden: Sequence[int]
+    outputs: int
+    rule: Rule
+    unit: Unit = Unit.LAYER_NORM
+    constants: int = 0
+
+
+def make_switches(config: StreamConfig, head: Head) -> Integers:
     """Say what a preset means, as kernels read it."""
     released = config.preset is Preset.REFERENCE
     switches = np.zeros(NUM_SWITCHES, np.int64)
@@ -60,7 +89,7 @@ def make_switches(config: StreamConfig, continuous: bool) -> Integers:
     switches[TRUNCATION_UNNOTICED] = released and config.rule.is_intentional
     switches[LEAK] = released
     switches[EPISODE_STEPS] = config.episode_steps if config.sees_time else 0
-    switches[CONTINUOUS] = continuous
+    switches[HEAD] = head.code
     return switches
 
 
@@ -74,6 +103,7 @@ def make_hyper(config: StreamConfig, heads: Sequence[str], num_streams: int, swe
     names = [*(name for name in _HYPER_COLUMNS if hasattr(config, name)), *rates]
     hyper = np.zeros((num_streams, NUM_HYPER_COLUMNS + len(heads)))
     hyper[:, EPSILON_STEPS] = 1.0
+    hyper[:, LOG_STD_LOW], hyper[:, LOG_STD_HIGH], hyper[:, OBS_CLIP] = -np.inf, np.inf, np.inf
     for name in sweep:
         if name not in names:
             raise unknown_name("hyperparameter to sweep", name, names)
@@ -99,17 +129,31 @@ def _values(config: StreamConfig, name: str, num_streams: int, sweep: Sweep) -> 
     return values
 
 
-def make_layout(heads: Sequence[str], sizes: Sequence[Sequence[int]], rules: Sequence[Rule]) -> Layout:
-    """Lay out K networks of these widths one after the other."""
-    parameters = [len(draw_parameters(s, 0.0, 0, np.random.default_rng(0))) for s in sizes]
+def make_layout(networks: Sequence[Network], in_dim: int) -> Layout:
+    """Lay out K networks one after the other.
+
+    Raises:
+        UsageError: they differ in their number of layers.
+    """
+    if len({len(network.hidden) for network in networks}) > 1:
+        depths = " and ".join(f"the {network.name} has {len(network.hidden)}" for network in networks)
+        raise UsageError(f"networks need as many hidden layers as each other, but {depths}")
+    sizes = [[in_dim, *network.hidden, network.outputs] for network in networks]
+    rng = np.random.default_rng(0)
+    parameters = [
+        len(draw_parameters(s, 0.0, 0, rng, network.constants))
+        for s, network in zip(sizes, networks, strict=True)
+    ]
     activations = [new_activations(s, 1, np.float32).shape[1] for s in sizes]
     return Layout(
         sizes=np.array(sizes),
         parameters=np.cumsum([0, *parameters]),
         activations=np.cumsum([0, *activations]),
-        rules=np.array([rule.code for rule in rules]),
-        policy=np.array([head == "actor" for head in heads]),
-        rows=np.array([2 + max(rule.num_moments for rule in rules)]),
+        constants=np.array([network.constants for network in networks]),
+        units=np.array([network.unit.code for network in networks]),
+        rules=np.array([network.rule.code for network in networks]),
+        policy=np.array([network.name == "actor" for network in networks]),
+        rows=np.array([2 + max(network.rule.num_moments for network in networks)]),
     )
 
 
@@ -128,8 +172,8 @@ def new_streams(
     min_inputs = 0 if config.preset is Preset.REFERENCE else 2
     for i in range(num_streams):
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i, 0)))
-        for start, sizes in zip(layout.parameters, layout.sizes.tolist(), strict=False):
-            w = draw_parameters(sizes, config.sparsity, min_inputs, rng)
+        for k, (start, sizes) in enumerate(zip(layout.parameters, layout.sizes.tolist(), strict=False)):
+            w = draw_parameters(sizes, config.sparsity, min_inputs, rng, int(layout.constants[k]))
             memory[i, rows * start : rows * start + len(w)] = w
     rules = np.zeros((num_streams, len(layout.sizes), NUM_RULE_COLUMNS))
     rules[:, :, MEAN_SQUARE_DELTA] = 1.0

@@ -45,6 +45,8 @@ class Layout(NamedTuple):
         sizes: (K, L + 2) layer widths, input and output included.
         parameters: (K + 1,) where each network's parameters begin, and the end.
         activations: (K + 1,) the same for activations.
+        constants: (K,) outputs of each that do not depend on the input.
+        units: (K,) codes of the hidden units.
         rules: (K,) codes of the step-size rules.
         policy: (K,) whether a network is a policy.
         rows: (1,) R of `Streams.memory`.
@@ -53,9 +55,25 @@ class Layout(NamedTuple):
     sizes: Integers
     parameters: Integers
     activations: Integers
+    constants: Integers
+    units: Integers
     rules: Integers
     policy: Booleans
     rows: Integers
+
+
+class Shape(NamedTuple):
+    """Of one network.
+
+    Attributes:
+        sizes: (L + 2,) layer widths, input and output included.
+        constants: how many of the outputs, the last ones, do not depend on the input.
+        unit: code of the hidden units.
+    """
+
+    sizes: Integers
+    constants: int
+    unit: int
 
 
 class Workspace(NamedTuple):
@@ -113,7 +131,10 @@ WEIGHTS, TRACE, SQUARES, MEANS = 0, 1, 2, 3
 
 # columns of the hyperparameters
 GAMMA, LAMBDA, ENTROPY, EPSILON_START, EPSILON_END, EPSILON_STEPS, STD_FLOOR = 0, 1, 2, 3, 4, 5, 6
-NUM_HYPER_COLUMNS = 7
+ACTOR_REST = 7  # control steps before the actor learns
+LOG_STD_LOW, LOG_STD_HIGH = 8, 9  # between which log sigma is cut, of the exponential head
+OBS_CLIP = 10  # at which normalised observations are cut
+NUM_HYPER_COLUMNS = 11
 
 # switches
 NORMALIZE_OBS = 0
@@ -122,6 +143,6 @@ TRUNCATION_ENDS = 2  # a time limit cuts the bootstrap
 TRUNCATION_UNNOTICED = 3  # a time limit resets nothing
 LEAK = 4  # see normalization.scale_reward
 EPISODE_STEPS = 5  # scale of the time input; 0 without one
-CONTINUOUS = 6  # Gaussian actions instead of categorical ones
+HEAD = 6  # what a policy's outputs mean, see `heads`
 ON_POLICY = 7  # SARSA instead of Q
 NUM_SWITCHES = 8

@@ -14,7 +14,9 @@ from torch import Tensor
 from robotrl.algorithms.algorithm import Algorithm
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.config import StreamACConfig
-from robotrl.algorithms.streaming.policy import write_policy
+from robotrl.algorithms.streaming.fine_tuning import TrainedCritic, check_policy, stream_from_policy
+from robotrl.algorithms.streaming.policy import StreamPolicy, write_policy
+from robotrl.core import checks
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs, Specs, Step
 from robotrl.policies.policy import Policy
@@ -25,11 +27,19 @@ from robotrl.policies.softplus_gaussian import SoftplusGaussianPolicy
 class StreamActorCriticConfig(StreamACConfig):
     """Hyperparameters of stream AC(lambda), the same for all streams but for `sweep`."""
 
+    init_from: str | None = None
+    """Run folder whose policy (PPO's, SAC's or a stream's) the streams go on from; null to begin with none.
+    `hidden` is then the critic's only."""
+    std_scale: float = 1.0
+    """With init_from, factor of the policy's standard deviation at the start; > 0."""
+    keep_critic: bool = False
+    """With init_from, go on from PPO's value network, too, instead of learning a new one."""
     sweep: dict[str, Any] = field(default_factory=dict)
     """Hyperparameter -> list of one value per stream, such as actor_eta: [0.02, 0.05, 0.1] for num_envs=3."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.above(self, 0, "std_scale")
         for name, values in self.sweep.items():
             numbers = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
             if not numbers:
@@ -40,7 +50,12 @@ class StreamActorCritic(Algorithm):
     """Feeds one stream per environment into a `StreamAC`; `policy` is the actor of one of them.
 
     Networks are as wide as the policy: `policy.hidden` and the options it shares with the algorithm have
-    to agree.
+    to agree. With `init_from`, the policy is any Gaussian one.
+
+    Attributes:
+        stream: which of them `policy` shows.
+        learner: the streams, None before `start`.
+        critic: to be set before `start` where the streams go on from one.
     """
 
     config_class: ClassVar[type] = StreamActorCriticConfig
@@ -48,14 +63,18 @@ class StreamActorCritic(Algorithm):
     default_policy: ClassVar[type[Policy]] = SoftplusGaussianPolicy
     default_num_envs: ClassVar[int] = 1
 
-    policy: SoftplusGaussianPolicy
+    policy: StreamPolicy
 
     def __init__(
         self, specs: Specs, policy: Policy, config: StreamActorCriticConfig, rng: torch.Generator
     ) -> None:
         super().__init__(specs, policy, rng)
-        _check_fit(policy, config)
+        if config.init_from is None:
+            _check_fit(policy, config)
+        else:
+            check_policy(policy)
         self.config = config
+        self.critic: TrainedCritic | None = None
         self.stream = 0
         self.learner: StreamAC | None = None
 
@@ -78,9 +97,14 @@ class StreamActorCritic(Algorithm):
         seed = int(torch.randint(2**62, (), generator=self.rng))
         sweep = {name: np.asarray(values) for name, values in self.config.sweep.items()}
         learner_config = _learner_config(self.config)
-        self.learner = StreamAC(
-            flat.shape[1], self.policy.action_dim, len(flat), learner_config, seed, sweep=sweep
-        )
+        if self.config.init_from is None:
+            self.learner = StreamAC(
+                flat.shape[1], self.policy.action_dim, len(flat), learner_config, seed, sweep=sweep
+            )
+        else:
+            self.learner = stream_from_policy(
+                self.policy, len(flat), learner_config, seed, self.config.std_scale, self.critic, sweep
+            )
         self.learner.start(flat)
         self.show(0)
 
@@ -92,9 +116,7 @@ class StreamActorCritic(Algorithm):
     def act(self) -> Tensor:
         """Return the actions chosen for the current states, (N, A) in [-1, 1]."""
         assert self.learner is not None
-        # np.clip costs several times as much on so few numbers
-        action = np.minimum(np.maximum(self.learner.streams.action, -1.0), 1.0)
-        return torch.from_numpy(action.astype(np.float32))
+        return torch.from_numpy(self.learner.command().astype(np.float32))
 
     def update(self, step: Step) -> dict[str, Tensor]:
         """Learn from one control step of every environment; what there is to log, `diagnostics` says."""
@@ -110,10 +132,13 @@ class StreamActorCritic(Algorithm):
         return {}
 
     def diagnostics(self) -> dict[str, float]:
-        """Return what the last update came to, mean over the streams."""
+        """Return what the last update came to, mean over the streams; with a budget, their times."""
         assert self.learner is not None
         found = {name: float(values.mean()) for name, values in self.learner.diagnostics().items()}
         names = {"critic/delta": "loss/td_error", "reward_scale": "value/reward_scale"}
+        durations = self.learner.durations
+        if durations.budget_s is not None:
+            found |= {"update_max_s": durations.max_s, "updates_over_budget": durations.over_budget}
         return {names.get(name, f"stream/{name}"): value for name, value in found.items()}
 
     def show(self, stream: int) -> None:
@@ -122,7 +147,7 @@ class StreamActorCritic(Algorithm):
         self.stream = stream
         write_policy(self.learner, stream, self.policy)
 
-    def policies(self) -> list[SoftplusGaussianPolicy]:
+    def policies(self) -> list[StreamPolicy]:
         """Return the actors of all streams, as they are now."""
         assert self.learner is not None
         found = []
@@ -164,8 +189,10 @@ def _check_fit(policy: Policy, config: StreamActorCriticConfig) -> None:
     """Refuse a policy that the learners' actors do not fit into.
 
     Raises:
-        UsageError: it is of another class, or an option that both have differs.
+        UsageError: it is of another class, an option that both have differs, or one of `init_from` is set.
     """
+    if config.keep_critic or config.std_scale != 1.0:
+        raise UsageError("keep_critic and std_scale are for a trained policy: set algorithm.init_from=RUN")
     if not isinstance(policy, SoftplusGaussianPolicy):
         raise UsageError(
             f"stream_ac trains policy=softplus_gaussian, got {type(policy).__name__}: leave policy= out"

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from robotrl.algorithms.streaming import value_kernel
 from robotrl.algorithms.streaming.compiled import Doubles
 from robotrl.algorithms.streaming.config import StreamTDConfig
+from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
-from robotrl.algorithms.streaming.setup import Sweep
+from robotrl.algorithms.streaming.setup import Network, Sweep
 from robotrl.core.errors import UsageError
 
 
@@ -49,8 +50,10 @@ class StreamTD(StreamLearner):
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         config = config or StreamTDConfig()
-        heads = (("critic", 1, config.rule),)
-        super().__init__(heads, obs_dim, 1, False, num_streams, config, seed, sweep, num_threads, dtype)
+        networks = [Network("critic", config.hidden, 1, config.rule)]
+        super().__init__(
+            networks, obs_dim, 1, Head.CATEGORICAL, num_streams, config, seed, sweep, num_threads, dtype
+        )
 
     @property
     def _advance(self) -> Callable[..., None]:

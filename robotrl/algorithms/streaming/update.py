@@ -6,8 +6,8 @@ takes the two factors and sweeps over the layer's traces once.
 
 from __future__ import annotations
 
-from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, kernel
-from robotrl.algorithms.streaming.network import SLOPE, product
+from robotrl.algorithms.streaming.compiled import Doubles, Reals, kernel
+from robotrl.algorithms.streaming.network import product
 from robotrl.algorithms.streaming.rules import baselines, corrected, intentional, obgd
 from robotrl.algorithms.streaming.rules.codes import (
     ADAM,
@@ -32,7 +32,9 @@ from robotrl.algorithms.streaming.state import (
     TRACE,
     UPDATES,
     WEIGHTS,
+    Shape,
 )
+from robotrl.algorithms.streaming.units import backward
 
 
 @kernel
@@ -55,7 +57,7 @@ def begin_update(rule: int, delta: float, decay: float, is_policy: bool, s: Doub
 
 @kernel
 def accumulate_gradient(
-    rule: int, memory: Reals, u: Reals, sizes: Integers, a: Reals, d: Reals, spare: Reals, s: Doubles
+    rule: int, memory: Reals, u: Reals, shape: Shape, a: Reals, d: Reals, spare: Reals, s: Doubles
 ) -> None:
     """Propagate the output's gradient back through the network, into the traces of every layer.
 
@@ -63,18 +65,22 @@ def accumulate_gradient(
         rule: code of the step-size rule; FISHER_TRACE and SUCCESSOR leave the traces alone.
         memory: (R, P) parameters, traces and moments of the network.
         u: (P,) direction, written by rules whose direction is not the trace.
-        sizes: (L + 2,) layer widths.
+        shape: of the network.
         a: activations.
         d: gradient of the output in its first entries; overwritten, as long as the widest layer.
         spare: as long as `d`; overwritten.
         s: state of the rule.
     """
+    sizes = shape.sizes
     num_hidden = len(sizes) - 2
-    n, m = sizes[num_hidden] + 1, sizes[num_hidden + 1]
-    end = memory.shape[1]
-    start = len(a) - num_hidden - m - n
+    n, num_outputs = sizes[num_hidden] + 1, sizes[num_hidden + 1]
+    m = num_outputs - shape.constants
+    end = memory.shape[1] - shape.constants
+    start = len(a) - num_hidden - num_outputs - n
     p = end - n * m
     x = a[start : start + n]
+    if shape.constants > 0:  # a layer whose only input is the 1 that biases have
+        _accumulate_layer(rule, d[m:num_outputs], x[n - 1 :], memory, u, end, s)
     _accumulate_layer(rule, d[:m], x, memory, u, p, s)
     _transposed_product(memory[WEIGHTS, p:end].reshape(m, n), d[:m], spare[: n - 1])
     for layer in range(num_hidden - 1, -1, -1):
@@ -82,7 +88,7 @@ def accumulate_gradient(
         n, m = sizes[layer] + 1, sizes[layer + 1]
         end = p
         p -= n * m
-        _backward_hidden(a[start : start + m], a[len(a) - num_hidden + layer], d[:m])
+        backward(shape.unit, a[start : start + m], a[len(a) - num_hidden + layer], d[:m])
         start -= n
         x = a[start : start + n]
         _accumulate_layer(rule, x, d[:m], memory, u, p, s)
@@ -135,25 +141,3 @@ def _transposed_product(w: Reals, x: Reals, y: Reals) -> None:
     for j in range(w.shape[0]):
         for k in range(len(y)):
             y[k] += x[j] * w[j, k]
-
-
-@kernel
-def _backward_hidden(h: Reals, scale: float, d: Reals) -> None:
-    """Turn the gradient of a hidden layer's output into that of its W x + b, in place.
-
-    With xhat = (z - mean z) r the normalised layer, h = LeakyReLU(xhat) and e = dL/dh LeakyReLU'(xhat),
-    dL/dz = r (e - mean e - xhat mean(e xhat)).
-    """
-    real = h.dtype.type
-    slope, inverse, none = real(SLOPE), real(1.0 / SLOPE), real(0.0)
-    total, along = none, none
-    for k in range(len(h)):
-        positive = h[k] > none
-        e = d[k] if positive else slope * d[k]
-        d[k] = e
-        total += e
-        along += e * (h[k] if positive else inverse * h[k])
-    mean, along = total / real(len(h)), along / real(len(h))
-    for k in range(len(h)):
-        xhat = h[k] if h[k] > none else inverse * h[k]
-        d[k] = scale * (d[k] - mean - xhat * along)

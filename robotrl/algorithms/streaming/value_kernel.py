@@ -72,7 +72,7 @@ def advance(
             work.gradient[0, action] = 1.0
             take_gradient(i, CRITIC, delta, hyper[i, GAMMA] * hyper[i, LAMBDA], layout, streams, work)
             step = finish_update(layout.rules[CRITIC], streams.rules[i, CRITIC])
-        enter_state(i, layout, switches, streams, batch, work.activations)
+        enter_state(i, layout, switches, hyper[i], streams, batch, work.activations)
         move(i, CRITIC, step, resets, layout, streams, work.direction)
         q = output(CRITIC, layout, streams.activations[i])
         if next_action < 0:

@@ -1,0 +1,175 @@
+"""Fine-tuning in the stream: go on learning online from a trained policy, without a buffer.
+
+A stream's actor becomes the policy: the same network, deviation and normaliser, whose statistics go on
+from those of the training. Its first action distribution is the policy's. What then moves it is
+stream AC(lambda) (see `actor_critic`) with any of its step-size rules.
+
+The critic is a new one, for which the actor rests `actor_rest_steps`, or the trained value network V of
+PPO. V is in units of the raw reward and a stream's rewards are divided by the deviation of their
+discounted sum: the sum's statistics start from the mean and deviation of V, and V is divided by the latter.
+
+A log deviation that is cut, as SAC's is, has no gradient where it is cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from robotrl.algorithms.streaming.actor_critic import StreamAC
+from robotrl.algorithms.streaming.compiled import Reals
+from robotrl.algorithms.streaming.config import StreamACConfig
+from robotrl.algorithms.streaming.normalization import EPS
+from robotrl.algorithms.streaming.policy import (
+    StreamPolicy,
+    describe,
+    layer_parts,
+    mlp_tensors,
+    policy_tensors,
+)
+from robotrl.algorithms.streaming.setup import Sweep
+from robotrl.algorithms.streaming.units import Unit
+from robotrl.core.errors import UsageError
+from robotrl.networks.mlp import MLP
+from robotrl.policies.gaussian import GaussianPolicy
+from robotrl.policies.policy import Policy
+from robotrl.policies.softplus_gaussian import SoftplusGaussianPolicy
+
+
+class TrainedCritic(NamedTuple):
+    """A value network and what it says.
+
+    Attributes:
+        net: V(s) in units of the raw reward, for observations normalised as the policy's.
+        mean: of V over states of its training.
+        std: of V over them; > 0.
+        samples: how many mean and deviation count as; the more, the slower the reward's scale moves.
+    """
+
+    net: MLP
+    mean: float
+    std: float
+    samples: int
+
+
+def check_policy(policy: Policy) -> StreamPolicy:
+    """Return the policy if a stream can go on from it.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not isinstance(policy, get_args(StreamPolicy)):
+        names = ", ".join(known.__name__ for known in get_args(StreamPolicy))
+        raise UsageError(f"a stream goes on from one of {names}, got {type(policy).__name__}")
+    return policy
+
+
+@torch.no_grad()
+def stream_from_policy(
+    policy: Policy,
+    num_streams: int = 1,
+    config: StreamACConfig | None = None,
+    seed: int = 0,
+    std_scale: float = 1.0,
+    critic: TrainedCritic | None = None,
+    sweep: Sweep | None = None,
+    num_threads: int | None = None,
+    dtype: npt.DTypeLike = np.float32,
+) -> StreamAC:
+    """Make a learner whose actors, in all streams, are a trained policy.
+
+    Args:
+        policy: Gaussian, squashed Gaussian or softplus Gaussian; not changed.
+        num_streams: N.
+        config: hyperparameters; `normalize_obs` is the policy's, and so is `std_floor` for a softplus
+            Gaussian; with a trained critic, `hidden` and `critic_unit` are its.
+        seed: of draws and new critics.
+        std_scale: factor of the policy's deviations; those of a softplus Gaussian are scaled so only
+            where they are well below 1, and less above.
+        critic: to go on from, None for new ones.
+        sweep: hyperparameters that differ between streams.
+        num_threads: CPU threads; all CPUs of the process by default.
+        dtype: of networks and traces, float32 or float64.
+
+    Raises:
+        UsageError: the policy is none of these, its deviation not above `std_floor`, its network of
+            another depth than the critic's, or the configuration adds an input to it.
+    """
+    policy = check_policy(policy)
+    if not 0.0 < std_scale < math.inf:
+        raise UsageError(f"std_scale must be above 0, got {std_scale}")
+    if config is not None and config.sees_time:
+        raise UsageError(
+            f"with preset=reference and rule={config.rule.value} networks see the time of the episode, which "
+            "the policy was not trained with: choose preset=default"
+        )
+    config = dataclasses.replace(config or StreamACConfig(), normalize_obs=policy.normalizer is not None)
+    if isinstance(policy, SoftplusGaussianPolicy):
+        config = dataclasses.replace(config, std_floor=policy.std_floor)
+    if critic is not None:
+        unit = Unit(critic.net.activation.value)
+        config = dataclasses.replace(config, hidden=critic.net.sizes[1:-1], critic_unit=unit)
+    learner = StreamAC(
+        policy.obs_dim,
+        policy.action_dim,
+        num_streams,
+        config,
+        seed,
+        sweep=sweep,
+        num_threads=num_threads,
+        dtype=dtype,
+        actor=describe(policy),
+    )
+    for stream in range(num_streams):
+        actor = layer_parts(learner.layers("actor", stream))
+        _copy(policy_tensors(policy), actor)
+        if isinstance(policy, GaussianPolicy):
+            actor[-1][:] = _log_above(policy.log_std, std_scale, float(learner.std_floor[stream]))
+        else:
+            actor[-1][policy.action_dim :] += math.log(std_scale)
+        if critic is not None:
+            _take_critic(learner, stream, critic)
+    if policy.normalizer is not None:
+        normalizer = policy.normalizer
+        count = max(2.0, float(normalizer.count))
+        square = normalizer.var.numpy() * (count - 1.0)
+        learner.streams.obs_statistics[:] = np.concatenate([[count], normalizer.mean.numpy(), square])
+    return learner
+
+
+def _copy(tensors: list[Tensor], parts: list[Reals]) -> None:
+    for tensor, part in zip(tensors, parts, strict=True):
+        part[:] = tensor.detach().numpy()
+
+
+def _log_above(log_std: Tensor, scale: float, floor: float) -> Reals:
+    """Return x with exp(x) + floor = scale exp(log_std)."""
+    std = scale * log_std.double().exp().numpy()
+    if not std.min() > floor:
+        raise UsageError(
+            f"the policy's deviation times std_scale is {std.min():.2g}, not above std_floor {floor}: set a "
+            "larger std_scale or a smaller std_floor"
+        )
+    return np.log(std - floor)
+
+
+def _take_critic(learner: StreamAC, stream: int, critic: TrainedCritic) -> None:
+    if not learner.config.scale_reward:
+        scale = 1.0
+    else:
+        scale = math.sqrt(critic.std**2 + EPS)
+        learner.streams.reward_statistics[stream, 1:] = (
+            critic.samples,
+            critic.mean,
+            critic.std**2 * (critic.samples - 1),
+        )
+    parts = layer_parts(learner.layers("critic", stream))
+    _copy(mlp_tensors(critic.net), parts)
+    for part in parts[-2:]:
+        part /= scale

@@ -1,0 +1,129 @@
+"""`algorithm.init_from`: a run goes on from another run's policy, under another simulator."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import overrides
+
+from robotrl.compose import compose
+from robotrl.core import checkpoint
+from robotrl.core.errors import UsageError
+from robotrl.export.verify import verify_bundle
+from robotrl.training.fine_tuning import inherit
+from robotrl.training.restore import load_policy_and_config
+from robotrl.training.run_folder import RunFolder
+from robotrl.training.streaming import StreamingLoop
+from robotrl.training.train import make_loop, resume, train
+
+LOADED = "task.realism.randomize.load={field: body_mass, names: cart, op: add, range: [0.5, 0.5]}"
+TASK = ["task=cartpole_balance", "task.episode_length_s=0.5"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Short runs, which no test changes."""
+    folder = tmp_path_factory.mktemp("origins")
+    words = {
+        "ppo": overrides("ppo", folder, "total_steps=1000"),
+        "sac": overrides("sac", folder, "total_steps=2000"),
+        "stream_ac": overrides("stream_ac", folder, "total_steps=2000"),
+        "beta": overrides("ppo", folder, "total_steps=128", "policy=beta"),
+        "pendulum": overrides("ppo", folder, "total_steps=128", "task=pendulum_swingup"),
+        "deep": overrides("ppo", folder, "total_steps=128", "policy.hidden=[8, 8]"),
+    }
+    return {name: train(compose(given), show_progress=False) for name, given in words.items()}
+
+
+def words(origin: Path, folder: Path, *more: str) -> list[str]:
+    return [
+        *TASK,
+        "algorithm=stream_ac",
+        "algorithm.std_scale=0.5",
+        "algorithm.actor_rest_steps=50",
+        f"algorithm.init_from={origin}",
+        "algorithm.hidden=[16]",
+        "num_envs=2",
+        "eval_episodes=2",
+        "seed=3",
+        f"runs_dir={folder}",
+        *more,
+    ]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("origin", ["ppo", "sac", "stream_ac"])
+def test_the_loop_begins_with_the_runs_policy(origin: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    config = inherit(compose(words(runs[origin], tmp_path, LOADED, "algorithm.std_scale=1")))
+    loop = make_loop(config)
+    policy, source = load_policy_and_config(runs[origin])
+    assert isinstance(loop, StreamingLoop) and loop.algorithm.learner is not None
+    assert config.policy == source.policy and config.policy_class is source.policy_class
+    for shown in loop.algorithm.policies():
+        np.testing.assert_allclose(
+            shown.act(loop.obs, deterministic=True), policy.act(loop.obs, deterministic=True), atol=1e-3
+        )
+        for name, tensor in policy.named_parameters():
+            torch.testing.assert_close(shown.get_parameter(name), tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_ppos_critic_values_states_as_it_did(runs: dict[str, Path], tmp_path: Path) -> None:
+    loop = make_loop(inherit(compose(words(runs["ppo"], tmp_path, "algorithm.keep_critic=true"))))
+    origin = make_loop(RunFolder(runs["ppo"]).config(), resumed=True)
+    origin.load_state_dict(checkpoint.load(RunFolder(runs["ppo"]).latest_checkpoint()))
+    learner = loop.algorithm.learner
+    with torch.no_grad():
+        expected = origin.algorithm.value({"policy": loop.obs["policy"]})
+    np.testing.assert_allclose(learner.values(loop.obs["policy"].numpy()), expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("origin", ["ppo", "sac"])
+def test_a_run_goes_on_is_exported_and_resumes_without_its_origin(
+    origin: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    source = shutil.copytree(runs[origin], tmp_path / "origin")
+    given = words(source, tmp_path / "runs", LOADED, "total_steps=4000", "algorithm.update_budget_s=1")
+    if origin == "ppo":
+        given.append("algorithm.keep_critic=true")
+    whole = train(compose(given), show_progress=False)
+    assert all(check.passed for check in verify_bundle(whole / "bundle", load_policy_and_config(whole)[0]))
+    header = (whole / "metrics.csv").read_text().splitlines()[0]
+    assert "stream/update_max_s" in header and "stream/updates_over_budget" in header
+
+    half = train(compose([*given, "total_steps=2000", "export=false"]), show_progress=False)
+    config = (half / "config.yaml").read_text()
+    (half / "config.yaml").write_text(config.replace("total_steps: 2000", "total_steps: 4000"))
+    shutil.rmtree(half / "evaluation")
+    shutil.rmtree(source)
+    resume(half, show_progress=False)
+    learned = [checkpoint.load(RunFolder(run).latest_checkpoint())["algorithm"] for run in (whole, half)]
+    for name, array in learned[0]["learner"].items():
+        assert torch.equal(array, learned[1]["learner"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("origin", "more", "message"),
+    [
+        ("nowhere", [], "run folder nowhere does not exist"),
+        ("beta", [], "goes on from one of .*, got BetaPolicy"),
+        ("pendulum", [], "has 3 observations, but task cartpole_balance has 5: choose the task"),
+        ("ppo", ["policy=gaussian"], "leave policy= out"),
+        ("sac", ["algorithm.keep_critic=true"], "keep_critic needs a run of ppo"),
+        ("deep", [], "the actor has 2 and the critic has 1"),
+    ],
+)
+def test_what_cannot_go_on_is_one_line(
+    origin: str, more: list[str], message: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(compose(words(runs.get(origin, Path(origin)), tmp_path, *more)), show_progress=False)
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_options_of_the_origin_need_one() -> None:
+    with pytest.raises(UsageError, match=r"set algorithm\.init_from=RUN"):
+        make_loop(compose(["recipe=stream_adapt"]))
