@@ -1,6 +1,8 @@
-"""Stream AC(lambda) with ObGD as one writes it in torch: modules, autograd, an optimiser per tensor.
+"""What `bench_streaming*.py` compare with.
 
-The structure that other implementations have, for `bench_streaming.py` to compare with; float32.
+`PeerAC` is stream AC(lambda) with ObGD as one writes it in torch, the structure that other
+implementations have: modules, autograd, an optimiser per tensor; float32. `make_reference` starts the
+readable version that the tests hold the compiled one to.
 """
 
 from __future__ import annotations
@@ -10,6 +12,11 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from robotrl.algorithms.streaming.actor_critic import StreamAC
+from robotrl.algorithms.streaming.config import StreamACConfig
+from robotrl.algorithms.streaming.reference import ReferenceAC
+from robotrl.algorithms.streaming.rules.codes import Rule
 
 
 def make_network(in_dim: int, out_dim: int, hidden: int = 128) -> nn.Sequential:
@@ -119,3 +126,18 @@ class PeerAC:
         self.actor_optimizer.step(delta, terminated)
         self.critic_optimizer.step(delta, terminated)
         self.state = next_state
+
+
+def make_reference(config: StreamACConfig, obs_dim: int, action_dim: int) -> ReferenceAC:
+    """Return the readable version with the weights that a compiled stream starts from, float64."""
+    start = StreamAC(obs_dim, action_dim, 1, config, dtype=np.float64)
+    networks = [[torch.from_numpy(w.copy()) for w in start.layers(head, 0)] for head in start.heads]
+    return ReferenceAC(config, obs_dim, start.actor, *networks)
+
+
+@torch.no_grad()
+def draw(learner: ReferenceAC) -> tuple[Tensor, Tensor | None]:
+    """Return an action (A,), and for INTENTIONAL_FISHER another one."""
+    policy = learner.policy(learner.actor)
+    other = policy.sample() if learner.config.rule is Rule.INTENTIONAL_FISHER else None
+    return policy.sample(), other

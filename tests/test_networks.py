@@ -95,8 +95,8 @@ def test_diagonal_gaussian_against_torch():
 
 
 def test_squashed_draw_and_its_gradients_equal_autograd():
-    mean = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
-    log_std = (0.5 * torch.randn(9, 4, dtype=torch.float64)).requires_grad_()
+    mean = torch.randn(9, 4, dtype=torch.float64, generator=rng(4)).requires_grad_()
+    log_std = (0.5 * torch.randn(9, 4, dtype=torch.float64, generator=rng(6))).requires_grad_()
     draw = SquashedDraw.draw(mean.detach(), log_std.detach(), rng(5))
 
     noise = torch.empty(9, 4, dtype=torch.float64).normal_(generator=rng(5))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from robotrl.core.types import Step
 from robotrl.export.verify import verify_bundle
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.streaming import OnlineReturns, StreamingLoop
+from robotrl.training.streams_report import streams_section
 from robotrl.training.train import make_loop, train
 
 
@@ -56,9 +60,28 @@ def test_a_sweep_trains_streams_that_differ_and_every_one_is_evaluated(tmp_path:
         assert len(known) == 40 and all(0 < value < 50 for value in known)
         assert stream["online_return"] == pytest.approx(np.mean(known[-5:]))
     assert len({stream["eval_return"] for stream in streams}) == 4
+    page = (run / "report.html").read_text()
+    assert (
+        "<h2>Streams</h2>" in page and "<td>0.01</td>" in page and f"is stream {document['shown']}." in page
+    )
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     assert summary["mean"] == pytest.approx(streams[document["shown"]]["eval_return"])
     assert all(check.passed for check in verify_bundle(run / "bundle", load_policy_and_config(run)[0]))
+
+
+def test_the_report_draws_the_mean_of_the_streams_where_all_have_episodes() -> None:
+    def stream(*curve: float | None) -> dict[str, Any]:
+        return {"swept": {}, "online_return": 1.0, "eval_return": None, "curve": list(curve)}
+
+    streams = [stream(None, 2.0, 4.0, 6.0), stream(1.0, 4.0, 4.0, 12.0)]
+    section = streams_section({"env_steps_per_stream": 400, "shown": 1, "streams": streams})
+    assert section is not None
+    (drawn,) = json.loads(html.unescape(re.search('data-series="([^"]*)"', section["chart"])[1]))
+    assert (drawn["x"], drawn["y"]) == (["200", "300", "400"], ["3", "4", "9"])
+    assert drawn["interval"] == ["2 to 4", "4 to 4", "6 to 12"]
+    assert streams_section(None) is None
+    nothing = {"env_steps_per_stream": 4, "shown": 0, "streams": [stream(None)]}
+    assert streams_section(nothing) is None
 
 
 @torch.no_grad()

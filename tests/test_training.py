@@ -76,6 +76,16 @@ sys.exit(main(["train", *sys.argv[2:]]))
 """
 
 
+# set in the process itself: to set it before would take a fork, which Linux refuses to a large test process
+ON_A_SMALL_DISK = """
+import resource, sys
+from robotrl.cli import main
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.exit(main(["train", *sys.argv[2:]]))
+"""
+
+
 def start(arguments: list[str], program: tuple[str, ...] = ("-m", "robotrl", "train"), **kwargs):
     return subprocess.Popen(
         [sys.executable, *program, *arguments],
@@ -245,10 +255,8 @@ def test_learning_that_diverges_says_so_and_keeps_its_last_good_checkpoint(algor
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
     """A real limit on the file size, met by the checkpoint's writer."""
-    process = start(
-        overrides("sac", tmp_path, "total_steps=12000", "checkpoint_every_s=1e-6"),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)),
-    )
+    words = overrides("sac", tmp_path, "total_steps=12000", "checkpoint_every_s=1e-6")
+    process = start(words, ("-c", ON_A_SMALL_DISK, "60000"))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     message = [line for line in errors.splitlines() if line.startswith("robotrl: error:")]

@@ -21,6 +21,9 @@ from robotrl.envs.env import AnyTask
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.tasks.task import Task
 
+# of the terms that a message lists
+_NAMED_TERMS = 3
+
 
 def input_terms(specs: Specs, groups: tuple[str, ...]) -> tuple[InputTerm, ...]:
     """Describe the observation terms of `groups` in the order in which they are put side by side."""
@@ -59,10 +62,11 @@ def refuse_simulation_only(terms: tuple[InputTerm, ...]) -> None:
     """Raise UsageError if a term exists in simulation only, as no robot can feed it to the policy."""
     names = [f"{term.group}/{term.name}" for term in terms if term.source == Source.SIMULATION.value]
     if names:
+        more = f" and {len(names) - _NAMED_TERMS} more" if len(names) > _NAMED_TERMS else ""
         raise UsageError(
-            f"the policy acts on {', '.join(names)}, which exist(s) in simulation only, so no robot can run "
-            "it: train with export=false, or export it nevertheless with allow_simulation_only=true "
-            "(`robotrl export`: --allow-simulation-only)"
+            f"the policy acts on {', '.join(names[:_NAMED_TERMS])}{more}, which exist(s) in simulation only, "
+            "so no robot can run it: train with export=false, or export it nevertheless with "
+            "allow_simulation_only=true (`robotrl export`: --allow-simulation-only)"
         )
 
 

@@ -20,6 +20,7 @@ from robotrl.training.charts import Series, histogram, line_chart, short
 from robotrl.training.failures import FailureRecording, failure_files
 from robotrl.training.metrics import read_metrics
 from robotrl.training.run_folder import RunFolder
+from robotrl.training.streams_report import STREAMS_FILE, streams_section
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PHASES = ("simulation", "policy", "update", "other")
@@ -97,6 +98,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "failures": [FailureRecording.load(p, facts_only=True) for p in failure_files(folder.failures)],
         "summary": _json(folder.evaluation / "summary.json"),
         "learning": _learning_curve(rows),
+        "streams": _read(folder.path / STREAMS_FILE, _streams),
         "terms": _chart(rows, _names(rows, "reward/")),
         "internals": [
             (name, line_chart([one], 320, 150), short(float(one.y[-1])))
@@ -124,6 +126,10 @@ def _learning_curve(rows: Rows) -> dict[str, Any] | None:
         low, high = ends if all(np.isfinite(end).all() for end in ends) else (None, None)
         curves.append(Series("evaluation", evaluation.x, evaluation.y, low, high, dots=True))
     return {"chart": line_chart(curves, 960, 320), "names": [one.name for one in curves]} if curves else None
+
+
+def _streams(path: Path) -> dict[str, Any] | None:
+    return streams_section(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None)
 
 
 def _chart(rows: Rows, names: list[str]) -> dict[str, Any] | None:

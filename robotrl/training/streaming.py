@@ -23,9 +23,9 @@ from robotrl.envs.env import Env
 from robotrl.training.evaluation import evaluate
 from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
 from robotrl.training.run_folder import RunFolder, write_json
+from robotrl.training.streams_report import STREAMS_FILE
 
 WINDOWS = 100
-STREAMS_FILE = "streams.json"
 
 
 class OnlineReturns:
@@ -119,7 +119,7 @@ class StreamingLoop(Loop):
             update_s += clock() - stepped
             simulation_s += stepped - start
             self.env_steps += env.num_envs
-            done = step.done.numpy()
+            done = step.terminated.numpy() | step.truncated.numpy()
             ended = done if np.count_nonzero(done) else None
             self.returns.add(step, ended, min(1.0, self.env_steps / self.total_steps))
             statistics.add(step.log)

@@ -24,6 +24,11 @@ from robotrl.sim.rendering import Quality
 from robotrl.tasks.task import Task
 from robotrl.training.playback import Act, FirstEpisodes, deterministic
 
+# imageio_ffmpeg moves the encoder into a process group of its own before it starts, for which Python has
+# to fork; Linux refuses that to a process that has reserved more memory than there is, as the arenas of
+# thousands of simulations do
+os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
+
 _MAX_SIDE = 20
 _MAX_WIDTH, _MAX_HEIGHT = 1280, 960
 

@@ -115,7 +115,8 @@ class StreamAC(StreamLearner):
         """Return what the actuators receive of the continuous actions, (N, A) in [-1, 1]."""
         if self.actor.head is Head.SQUASHED:
             return np.tanh(self.streams.action)
-        return np.clip(self.streams.action, -1.0, 1.0)
+        # np.clip costs several times as much on so few numbers
+        return np.minimum(np.maximum(self.streams.action, -1.0), 1.0)
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:
         """Return the mean (N, A), or the likeliest index (N, 1), for raw observations (N, D).

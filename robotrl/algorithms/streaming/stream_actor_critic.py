@@ -121,13 +121,12 @@ class StreamActorCritic(Algorithm):
     def update(self, step: Step) -> dict[str, Tensor]:
         """Learn from one control step of every environment; what there is to log, `diagnostics` says."""
         assert self.learner is not None
-        ended = bool(step.done.any())
         self.learner.update(
             step.reward.numpy(),
             step.terminated.numpy(),
             step.truncated.numpy(),
             self._flat(step.obs),
-            self._flat(step.final_obs) if ended else None,
+            self._flat(step.final_obs),
             step.valid.numpy(),
         )
         return {}

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from robotrl.algorithms.streaming.compiled import Doubles, Reals, kernel
 from robotrl.algorithms.streaming.network import product
-from robotrl.algorithms.streaming.rules import baselines, intentional, obgd
+from robotrl.algorithms.streaming.rules import baselines, corrected, intentional, obgd
 from robotrl.algorithms.streaming.rules.codes import (
     ADAM,
     ADAPTIVE_OBGD,
+    CORRECTED,
     FISHER_TRACE,
     INTENTIONAL,
     INTENTIONAL_FISHER,
     OBGD,
     SGD,
+    SUCCESSOR,
 )
 from robotrl.algorithms.streaming.state import (
     DECAY,
@@ -60,7 +62,7 @@ def accumulate_gradient(
     """Propagate the output's gradient back through the network, into the traces of every layer.
 
     Args:
-        rule: code of the step-size rule, or FISHER_TRACE to leave the traces alone.
+        rule: code of the step-size rule; FISHER_TRACE and SUCCESSOR leave the traces alone.
         memory: (R, P) parameters, traces and moments of the network.
         u: (P,) direction, written by rules whose direction is not the trace.
         shape: of the network.
@@ -110,6 +112,10 @@ def _accumulate_layer(rule: int, x: Reals, d: Reals, memory: Reals, u: Reals, p:
     elif rule == ADAM:
         means = memory[MEANS, p : p + n * m].reshape(n, m)
         baselines.accumulate_adam(x, d, z, v, means, direction_part, s)
+    elif rule == CORRECTED:
+        corrected.accumulate(x, d, z, direction_part, s)
+    elif rule == SUCCESSOR:
+        corrected.add(x, d, direction_part, s)
     else:
         obgd.accumulate(x, d, z, s)
 

@@ -61,7 +61,7 @@ def advance(
             value = output(CRITIC, layout, streams.activations[i])[action]
             next_q = successor_output(i, CRITIC, layout, streams, work.activations)
             if switches[ON_POLICY] != 0:
-                next_action = _explore(next_q, hyper[i], streams.clock[i, 1], streams.random[i])
+                next_action = explore(next_q, hyper[i], streams.clock[i, 1], streams.random[i])
                 delta = reward + gamma * next_q[next_action] - value
                 if (batch.terminated[i] or batch.truncated[i]) and switches[LEAK] == 0:
                     next_action = -1
@@ -76,13 +76,13 @@ def advance(
         move(i, CRITIC, step, resets, layout, streams, work.direction)
         q = output(CRITIC, layout, streams.activations[i])
         if next_action < 0:
-            next_action = _explore(q, hyper[i], streams.clock[i, 1], streams.random[i])
+            next_action = explore(q, hyper[i], streams.clock[i, 1], streams.random[i])
         streams.action[i, 0] = next_action
         streams.greedy[i] = next_action == argmax(q)
 
 
 @kernel
-def _explore(q: Reals, hyper: Doubles, steps: int, random: Words) -> int:
+def explore(q: Reals, hyper: Doubles, steps: int, random: Words) -> int:
     """Return a random action with probability epsilon, else the best."""
     part = min(1.0, steps / hyper[EPSILON_STEPS])
     epsilon = hyper[EPSILON_START] + part * (hyper[EPSILON_END] - hyper[EPSILON_START])

@@ -7,7 +7,7 @@ import enum
 from robotrl.algorithms.streaming.compiled import constant
 
 OBGD, ADAPTIVE_OBGD, INTENTIONAL, INTENTIONAL_FISHER, SGD, ADAM = 0, 1, 2, 3, 4, 5
-FISHER_TRACE = constant(6)
+FISHER_TRACE, CORRECTED, SUCCESSOR = constant(6), constant(7), constant(8)
 
 
 class Rule(enum.Enum):

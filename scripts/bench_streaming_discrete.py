@@ -1,0 +1,221 @@
+"""Online returns of stream Q(lambda), SARSA(lambda), QRC(lambda) and AC(lambda) with discrete actions.
+
+    python scripts/bench_streaming_discrete.py [--tasks ...] [--methods ...]
+
+One learner of N streams holds N seeds, each beside an environment of its own. Classic control is
+Gymnasium's, with networks of 2 x 32; MinAtar's pictures are flattened to 10 x 10 x C numbers for an MLP of
+2 x 128, no convolutions. Epsilon falls from 1 to 0.01 within the first tenth of the training.
+
+`solved` counts the seeds whose mean online return over the last tenth of the training, exploration
+included, reaches the threshold that Gymnasium registers (475, -100, -110; none for MinAtar). MountainCar
+is trained with episodes of up to 10,000 steps, where chance finds the goal; the others keep their limit of
+500. `greedy` is the mean over 10 episodes per seed without exploration and learning, at the registered limit.
+
+Writes benchmarks/results/streaming_discrete.json after each task and method; what is in it is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from bench_common import RESULTS, interval_of_mean, provenance, write_json
+
+from robotrl.algorithms.streaming.actor_critic import StreamAC
+from robotrl.algorithms.streaming.config import StreamACConfig, StreamQConfig, StreamQRCConfig
+from robotrl.algorithms.streaming.q_learning import StreamQ
+from robotrl.algorithms.streaming.qrc import StreamQRC
+from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.core.types import Step
+from robotrl.training.streaming import OnlineReturns
+
+OUT = RESULTS / "streaming_discrete.json"
+EVALUATION_EPISODES = 10
+
+
+@dataclass
+class Setting:
+    """How a task is trained."""
+
+    steps: int
+    """Of each seed."""
+    limit: int
+    """Control steps of a training episode."""
+    threshold: float | None
+    hidden: int
+    seeds: int = 10
+
+
+TASKS = {
+    "CartPole-v1": Setting(200_000, 500, 475.0, 32),
+    "Acrobot-v1": Setting(100_000, 500, -100.0, 32),
+    "MountainCar-v0": Setting(200_000, 10_000, -110.0, 32),
+    "minatar/breakout": Setting(1_000_000, 10_000, None, 128, seeds=3),
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "q": {},
+    "sarsa": {},
+    "q_long": {"gamma": 0.999, "trace_lambda": 0.95},
+    "sarsa_long": {"gamma": 0.999, "trace_lambda": 0.95},
+    "qrc": {},
+    "ac": {},
+    "ac_small_eta": {"actor_eta": 0.01},
+    "ac_obgd": {"rule": Rule.OBGD},
+}
+"""What differs from the learners' defaults."""
+Learner = StreamQ | StreamAC | StreamQRC
+
+
+class MinAtar(gymnasium.Env):
+    """A game of MinAtar 1.0 with its smallest set of actions and its defaults: sticky actions, ramping."""
+
+    def __init__(self, name: str) -> None:
+        import minatar  # not among robotrl's dependencies
+
+        self.game = minatar.Environment(name)
+        self.actions = self.game.minimal_action_set()
+        self.action_space = gymnasium.spaces.Discrete(len(self.actions))
+        shape = (int(np.prod(self.game.state_shape())),)
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, shape)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode."""
+        if seed is not None:
+            self.game.seed(seed)
+        self.game.reset()
+        return self._obs(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Play a frame."""
+        reward, terminated = self.game.act(self.actions[action])
+        return self._obs(), reward, terminated, False, {}
+
+    def _obs(self) -> np.ndarray:
+        return self.game.state().ravel().astype(np.float64)
+
+
+class Environments:
+    """N environments in a loop, reset in the step that ends an episode."""
+
+    def __init__(self, task: str, num_envs: int, limit: int | None, seed: int = 0) -> None:
+        self.envs = [make(task, limit) for _ in range(num_envs)]
+        self.num_actions = int(self.envs[0].action_space.n)
+        self.obs = np.array([env.reset(seed=seed + i)[0] for i, env in enumerate(self.envs)], np.float64)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return reward, terminated, truncated, next_obs and final_obs, each with a row per environment."""
+        n = len(self.envs)
+        reward, terminated, truncated = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
+        final = np.empty_like(self.obs)
+        for i, env in enumerate(self.envs):
+            final[i], reward[i], terminated[i], truncated[i], _ = env.step(int(actions[i]))
+        self.obs = final.copy()
+        for i in (terminated | truncated).nonzero()[0]:
+            self.obs[i], _ = self.envs[i].reset()
+        return reward, terminated, truncated, self.obs, final
+
+
+def make(task: str, limit: int | None) -> gymnasium.Env:
+    """Return one environment; `limit` None for the registered one."""
+    library, _, name = task.rpartition("/")
+    if library == "minatar":
+        return gymnasium.wrappers.TimeLimit(MinAtar(name), limit or 10_000)
+    return gymnasium.make(task, max_episode_steps=limit, disable_env_checker=True)
+
+
+def make_learner(method: str, task: Setting, obs_dim: int, num_actions: int) -> Learner:
+    """Return a learner with a stream per seed."""
+    hidden = [task.hidden, task.hidden]
+    changes = METHODS[method]
+    if method.startswith("ac"):
+        config = StreamACConfig(hidden=hidden, **changes)
+        return StreamAC(obs_dim, num_actions, task.seeds, config, discrete=True, num_threads=1)
+    if method == "qrc":
+        qrc_config = StreamQRCConfig(hidden=hidden, exploration_steps=task.steps // 10)
+        return StreamQRC(obs_dim, num_actions, task.seeds, qrc_config, num_threads=1)
+    q_config = StreamQConfig(hidden=hidden, exploration_steps=task.steps // 10, **changes)
+    on_policy = method.startswith("sarsa")
+    return StreamQ(obs_dim, num_actions, task.seeds, q_config, on_policy=on_policy, num_threads=1)
+
+
+def train(method: str, name: str, task: Setting) -> dict[str, Any]:
+    """Train all seeds; return what came of it."""
+    start = time.process_time()
+    envs = Environments(name, task.seeds, task.limit)
+    learner = make_learner(method, task, envs.obs.shape[1], envs.num_actions)
+    returns, all_valid = OnlineReturns(task.seeds), torch.ones(task.seeds, dtype=torch.bool)
+    learner.start(envs.obs)
+    for t in range(1, task.steps + 1):
+        outcome = envs.step(learner.act()[:, 0])
+        learner.update(*outcome)
+        done = outcome[1] | outcome[2]
+        ends = torch.from_numpy(outcome[1]), torch.from_numpy(outcome[2])
+        step = Step({}, torch.from_numpy(outcome[0]), *ends, {}, all_valid)
+        returns.add(step, done if done.any() else None, t / task.steps)
+    online, curves = returns.last_tenth().numpy(), returns.means().numpy()
+    return {
+        "task": name,
+        "method": method,
+        "setting": asdict(task),
+        "config": {key: str(getattr(value, "value", value)) for key, value in asdict(learner.config).items()},
+        "online": summary(online),
+        "area_under_curve": summary(np.nanmean(curves, axis=1)),
+        "solved": None if task.threshold is None else int((online >= task.threshold).sum()),
+        "greedy": summary(evaluate(learner, name, task.seeds)),
+        "curves": curves.tolist(),
+        "cpu_s": time.process_time() - start,
+        "provenance": provenance(),
+    }
+
+
+def evaluate(learner: Learner, name: str, seeds: int) -> np.ndarray:
+    """Return each seed's mean return over some episodes without exploration, (N,)."""
+    envs = Environments(name, seeds, None, seed=1000)
+    sums, counts, running = np.zeros(seeds), np.zeros(seeds, int), np.zeros(seeds)
+    while (counts < EVALUATION_EPISODES).any():
+        reward, terminated, truncated, _, _ = envs.step(learner.deterministic_action(envs.obs)[:, 0])
+        running += reward
+        done = terminated | truncated
+        counted = done & (counts < EVALUATION_EPISODES)
+        sums[counted] += running[counted]
+        counts[counted] += 1
+        running[done] = 0.0
+    return sums / EVALUATION_EPISODES
+
+
+def summary(values: np.ndarray) -> dict[str, Any]:
+    """Return mean, 95 % interval and the values."""
+    return {"mean": float(values.mean()), "interval": interval_of_mean(values), "seeds": values.tolist()}
+
+
+def main() -> None:
+    """Run what is missing, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    args = parser.parse_args()
+    cells = json.loads(OUT.read_text())["cells"] if OUT.exists() else []
+    known = {(cell["task"], cell["method"]) for cell in cells}
+    for name in args.tasks:
+        for method in args.methods:
+            if (name, method) in known:
+                continue
+            cells.append(train(method, name, TASKS[name]))
+            write_json(OUT, {"cells": cells})
+            online, greedy = cells[-1]["online"], cells[-1]["greedy"]
+            low, high = online["interval"]
+            print(
+                f"{name} {method}: {online['mean']:.1f} [{low:.1f}, {high:.1f}], "
+                f"solved {cells[-1]['solved']}, greedy {greedy['mean']:.1f}, {cells[-1]['cpu_s']:.0f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
