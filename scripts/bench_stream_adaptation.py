@@ -4,9 +4,10 @@
         [--origin-steps 1.5e6] [--runs-dir runs/stream_adaptation]
 
 The policy is PPO's on cheetah_run (2 x 128 units), trained once. A piece is one change of the simulator and
-one method; pieces that are there are not run again. Streams take the recipe's options and differ in the
-step-size rule; "none" is a stream whose actor rests all the time. PPO goes on from its own checkpoint,
-optimiser included, with one simulation and rollouts of 2,048 steps. All methods see as many control steps.
+one method; pieces that are there are not run again. Streams differ in the step-size rule; "none" is one
+whose actor rests all the time: its normaliser goes on, which alone changes what the policy does. PPO goes
+on from its own checkpoint, optimiser included, with one simulation and rollouts of 2,048 steps. All
+methods see as many control steps.
 
 Figures: deterministic return before the change, right after it, and per seed after the steps (10 episodes
 each); and the online return, exploration included, over the first and the last tenth of the steps. Writes
@@ -45,6 +46,7 @@ CHANGES = {
     ],
     "friction": ["{field: geom_friction, columns: [0], range: [0.3, 0.3]}"],
 }
+ADAPT = ["algorithm=stream_ac", "algorithm.std_scale=0.3", "algorithm.actor_rest_steps=5000"]
 STREAMS = {
     "none": ["algorithm.rule=obgd", "algorithm.actor_rest_steps=1_000_000_000"],
     "obgd": ["algorithm.rule=obgd"],
@@ -66,21 +68,9 @@ def train_origin(args: argparse.Namespace) -> Path:
     done = sorted(folder.rglob("evaluation/summary.json"))
     if done:
         return done[-1].parent.parent
-    words = [
-        *TASK,
-        "algorithm=ppo",
-        *ORIGIN,
-        "num_envs=256",
-        "algorithm.num_steps=64",
-        f"total_steps={args.origin_steps}",
-    ]
-    words += [
-        "algorithm.minibatch_size=1024",
-        "torch_threads=1",
-        "sim_threads=1",
-        "export=false",
-        f"runs_dir={folder}",
-    ]
+    words = [*TASK, "algorithm=ppo", *ORIGIN, "algorithm.num_steps=64", "algorithm.minibatch_size=1024"]
+    words += ["num_envs=256", f"total_steps={args.origin_steps}", f"runs_dir={folder}"]
+    words += ["torch_threads=1", "sim_threads=1", "export=false"]
     return robotrl.train(None, *words, show_progress=False)
 
 
@@ -93,6 +83,7 @@ def adapt_streams(origin: Path, change: str, method: str, args: argparse.Namespa
     """Let one stream per seed go on from the policy."""
     words = [
         *changed(change),
+        *ADAPT,
         f"algorithm.init_from={origin}",
         f"num_envs={args.seeds}",
         f"total_steps={args.seeds * args.steps}",
@@ -100,7 +91,7 @@ def adapt_streams(origin: Path, change: str, method: str, args: argparse.Namespa
         f"runs_dir={args.runs_dir}",
         *STREAMS[method],
     ]
-    run = robotrl.train("stream_adapt", *words, show_progress=False)
+    run = robotrl.train(None, *words, show_progress=False)
     streams = json.loads((run / "streams.json").read_text())["streams"]
     curves = np.array([stream["curve"] for stream in streams], float)
     return {
@@ -143,7 +134,7 @@ def run_piece(origin: Path, change: str, method: str, args: argparse.Namespace) 
     return {
         "change": change,
         "method": method,
-        "options": PPO if method == "ppo" else STREAMS[method],
+        "options": PPO if method == "ppo" else [*ADAPT, *STREAMS[method]],
         "randomize": CHANGES[change],
         "seeds": args.seeds,
         "steps": args.steps,
