@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shlex
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,20 @@ def interval_of_mean(values: Any) -> tuple[float, float]:
     picks = np.random.default_rng(0).integers(len(values), size=(10_000, len(values)))
     low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def summarize_ratios(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median and worst `ratio` over the tasks per number of environments; cells without one failed."""
+    summary = {}
+    for num_envs in sorted({cell["num_envs"] for cell in cells if "ratio" in cell}):
+        mine = [cell for cell in cells if cell["num_envs"] == num_envs and "ratio" in cell]
+        mine.sort(key=lambda cell: cell["ratio"])
+        summary[str(num_envs)] = {
+            "tasks": len(mine),
+            "median_ratio": statistics.median(cell["ratio"] for cell in mine),
+            "worst_ratio": mine[0]["ratio"],
+            "worst_tasks": [cell["task"] for cell in mine[:5]],
+            "share_at_least_0.9": sum(cell["ratio"] >= 0.9 for cell in mine) / len(mine),
+            "share_at_least_1": sum(cell["ratio"] >= 1.0 for cell in mine) / len(mine),
+        }
+    return summary

@@ -15,7 +15,7 @@ import json
 import statistics
 from typing import Any
 
-from bench_common import RESULTS, provenance, write_json
+from bench_common import RESULTS, provenance, summarize_ratios, write_json
 from bench_sim import measure_cell
 
 from robotrl.core.catalog import available
@@ -42,24 +42,6 @@ def compare(task: str, num_envs: int, args: argparse.Namespace) -> dict[str, Any
     }
 
 
-def summarize(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Median and worst ratio per number of environments."""
-    summary = {}
-    for num_envs in sorted({cell["num_envs"] for cell in cells}):
-        mine = [cell for cell in cells if cell["num_envs"] == num_envs and "ratio" in cell]
-        mine.sort(key=lambda cell: cell["ratio"])
-        if mine:
-            summary[str(num_envs)] = {
-                "tasks": len(mine),
-                "median_ratio": statistics.median(cell["ratio"] for cell in mine),
-                "worst_ratio": mine[0]["ratio"],
-                "worst_tasks": [cell["task"] for cell in mine[:5]],
-                "share_at_least_0.9": sum(cell["ratio"] >= 0.9 for cell in mine) / len(mine),
-                "share_at_least_1": sum(cell["ratio"] >= 1.0 for cell in mine) / len(mine),
-            }
-    return summary
-
-
 def main() -> None:
     """Measure what is asked for and is not there yet."""
     parser = argparse.ArgumentParser(
@@ -82,7 +64,7 @@ def main() -> None:
                 continue
             cell = compare(task, num_envs, args)
             document["cells"].append(cell)
-            document["summary"] = summarize(document["cells"])
+            document["summary"] = summarize_ratios(document["cells"])
             write_json(OUT, document)
             shown = f"{cell['ratio']:.2f}" if "ratio" in cell else f"failed: {cell['errors']}"
             print(f"{task:28s} {num_envs:5d}  {shown}", flush=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import yaml
-from bench_common import RESULTS, provenance, write_json
+from bench_common import RESULTS, provenance, summarize_ratios, write_json
 from mujoco.batch import Batch
 
 from robotrl.compose import compose_task
@@ -93,21 +93,6 @@ def measure(name: str, num_envs: int, realism: dict[str, Any], args: argparse.Na
     }
 
 
-def summarize(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Median and worst ratio per number of environments."""
-    summary = {}
-    for num_envs in sorted({cell["num_envs"] for cell in cells}):
-        mine = sorted((c for c in cells if c["num_envs"] == num_envs), key=lambda c: c["ratio"])
-        summary[str(num_envs)] = {
-            "tasks": len(mine),
-            "median_ratio": statistics.median(cell["ratio"] for cell in mine),
-            "worst_ratio": mine[0]["ratio"],
-            "worst_tasks": [cell["task"] for cell in mine[:5]],
-            "share_at_least_0.9": sum(cell["ratio"] >= 0.9 for cell in mine) / len(mine),
-        }
-    return summary
-
-
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(
@@ -130,7 +115,7 @@ def main() -> None:
             cell = measure(name, num_envs, realism, args)
             gc.collect()
             document["cells"].append(cell)
-            document["summary"] = summarize(document["cells"])
+            document["summary"] = summarize_ratios(document["cells"])
             write_json(out, document)
             print(f"{name:28s} {num_envs:5d} {cell['steps_per_s']:10,.0f}/s  {cell['ratio']:.2f}", flush=True)
     for num_envs, entry in document["summary"].items():

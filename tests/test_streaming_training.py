@@ -45,6 +45,10 @@ def test_online_returns_by_hand() -> None:
     copied.load_state_dict(returns.state_dict())
     copied.add(outcome([0.0, 1.0], [True, True]), np.array([False, True]), 1.0)
     assert copied.means()[1, 99] == 8.0
+    copied.add(outcome([5.0, 5.0], [True, True]), None, 1.0)
+    copied.forget_running()
+    copied.add(outcome([1.0, 2.0], [True, True]), np.array([True, False]), 1.0)
+    assert copied.means()[0, 99] == (6.0 + 1.0) / 2
 
 
 def test_a_sweep_trains_streams_that_differ_and_every_one_is_evaluated(tmp_path: Path) -> None:

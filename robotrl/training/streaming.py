@@ -60,6 +60,10 @@ class OnlineReturns:
         self.counts[sound, window] += 1
         self._running[torch.from_numpy(done)] = 0.0
 
+    def forget_running(self) -> None:
+        """Leave out what the episodes that were running had brought: new ones have begun."""
+        self._running.zero_()
+
     def means(self) -> Tensor:
         """Return the mean return of each window, (N, 100), NaN where no episode ended."""
         return self.sums / self.counts
@@ -94,8 +98,6 @@ class StreamingLoop(Loop):
 
     default_torch_threads: ClassVar[int | None] = 1
     stagger: ClassVar[bool] = False
-
-    env: Env
 
     algorithm: StreamActorCritic
 
@@ -169,9 +171,10 @@ class StreamingLoop(Loop):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
         super().load_state_dict(state)
+        self.returns.load_state_dict(state["returns"])
         if self.obs is not state["obs"]:  # another library's environments, whose episodes started anew
             self.algorithm.begin(self.obs)
-        self.returns.load_state_dict(state["returns"])
+            self.returns.forget_running()
 
 
 def _finite(value: float) -> float | None:
