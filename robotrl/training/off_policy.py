@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from robotrl.algorithms.off_policy.sac import SAC
-from robotrl.core.errors import UsageError
-from robotrl.data.replay import ReplayBuffer
+from robotrl.data.replay import Replay, Transitions
 from robotrl.envs.env import Env
 from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
 
@@ -27,15 +26,9 @@ class OffPolicyLoop(Loop):
     algorithm: SAC
 
     def __init__(self, env: Env, algorithm: SAC, total_steps: int, torch_threads: int) -> None:
-        capacity = algorithm.config.replay_size
-        if capacity < env.num_envs:
-            raise UsageError(
-                f"replay_size {capacity} cannot take the {env.num_envs} transitions of one control step: "
-                "raise algorithm.replay_size or lower num_envs"
-            )
         super().__init__(env, algorithm, total_steps, torch_threads)
         dims = {group: env.specs.obs_dim(group) for group in env.specs.observation}
-        self.buffer = ReplayBuffer(capacity, dims, env.specs.action_dim)
+        self.buffer = Replay(algorithm.config.replay_size, env.num_envs, dims, env.specs.action_dim)
         self._updates_owed = 0.0
         self._simulator = ThreadPoolExecutor(1, thread_name_prefix="simulator")
         torch.set_num_threads(torch_threads)
@@ -50,7 +43,7 @@ class OffPolicyLoop(Loop):
                 pending = self._simulator.submit(self.env.step, action)
                 self.algorithm.observe(self.obs)
             with self.phase("update"):
-                if self.buffer.size >= self.algorithm.config.learning_starts:
+                if self.buffer.num_added >= self.algorithm.config.learning_starts:
                     metrics += self._update()
             with self.phase("simulation"):
                 step = pending.result()
@@ -63,7 +56,7 @@ class OffPolicyLoop(Loop):
         return statistics.means() | means
 
     def _act(self) -> Tensor:
-        if self.buffer.size < self.algorithm.config.learning_starts:
+        if self.buffer.num_added < self.algorithm.config.learning_starts:
             shape = (self.env.num_envs, self.env.specs.action_dim)
             return torch.rand(shape, generator=self.algorithm.rng) * 2 - 1
         return self.algorithm.act(self.obs)
@@ -73,8 +66,11 @@ class OffPolicyLoop(Loop):
         self._updates_owed += config.replay_ratio * self.env.num_envs
         count = int(self._updates_owed)
         self._updates_owed -= count
-        rng = self.algorithm.rng
-        return [self.algorithm.update(self.buffer.sample(config.batch_size, rng)) for _ in range(count)]
+        return [self.algorithm.update(self._sample()) for _ in range(count)]
+
+    def _sample(self) -> Transitions:
+        config = self.algorithm.config
+        return self.buffer.sample(config.batch_size, self.algorithm.rng, gamma=config.gamma)
 
     def state_dict(self) -> dict[str, Any]:
         """Add replay and the updates owed."""
@@ -87,4 +83,6 @@ class OffPolicyLoop(Loop):
         """Continue from `state_dict`."""
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
+        if self.obs is not state["obs"]:
+            self.buffer.cut()  # other episodes begin
         self._updates_owed = state["updates_owed"]

@@ -1,6 +1,6 @@
 r"""Soft actor-critic (Haarnoja et al. 2018, arXiv:1812.05905) with twin critics as one batched ensemble.
 
-    y      = r + gamma (1 - terminated) (min_i Q'_i(s', a') - alpha log pi(a'|s')),  a' ~ pi(.|s')
+    y      = r + d (min_i Q'_i(s', a') - alpha log pi(a'|s')),      a' ~ pi(.|s'),  d = gamma (1 - terminated)
     L_Q    = sum_i E[(Q_i(s, a) - y)^2]
     L_pi   = E[alpha log pi(a|s) - min_i Q_i(s, a)],                                a ~ pi(.|s)
     L_alpha = -E[log alpha (log pi(a|s) + target_entropy)]
@@ -152,7 +152,7 @@ class SAC(Algorithm):
         next_draw, _ = self.policy.draw(self._policy_features(batch.next_obs), self.rng)
         next_q = self.target_critics.run(self._critic_input(batch.next_obs, next_draw.action))[-1]
         soft_value = next_q.squeeze(-1).amin(0).sub_(next_draw.log_prob, alpha=alpha)
-        target = torch.addcmul(batch.reward, 1 - batch.terminated, soft_value, value=self.config.gamma)
+        target = torch.addcmul(batch.reward, batch.discount, soft_value)
 
         tape = self.critics.run(self._critic_input(batch.obs, batch.action))
         error = tape[-1].sub(target.unsqueeze(-1))
