@@ -16,10 +16,10 @@ from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.policies.distributions import (
     DiagonalGaussian,
     ScaledBeta,
-    SquashedDraw,
     SquashedGaussian,
 )
 from robotrl.policies.policy import StochasticPolicy
+from robotrl.policies.squashed import SquashedHead
 
 
 @dataclass
@@ -105,7 +105,7 @@ class SquashedGaussianConfig(MlpPolicyConfig):
             raise ValueError(f"log_std_min {self.log_std_min} must be below log_std_max {self.log_std_max}")
 
 
-class SquashedGaussianPolicy(StochasticPolicy):
+class SquashedGaussianPolicy(SquashedHead, StochasticPolicy):
     """a = tanh(u), u ~ N(mean(s), std(s)); the policy of SAC."""
 
     config_class: ClassVar[type] = SquashedGaussianConfig
@@ -119,35 +119,6 @@ class SquashedGaussianPolicy(StochasticPolicy):
         """p(a | s) on (-1, 1)."""
         mean, log_std = self.net(features).chunk(2, dim=-1)
         return SquashedGaussian(mean, log_std.clamp(self.log_std_min, self.log_std_max))
-
-    def draw(self, features: Tensor, rng: torch.Generator | None) -> tuple[SquashedDraw, list[Tensor]]:
-        """Draw actions without recording gradients; return them with the tape for `backprop`."""
-        tape = self.net.run(features)
-        mean, log_std = tape[-1].chunk(2, dim=-1)
-        return SquashedDraw.draw(mean, log_std.clamp(self.log_std_min, self.log_std_max), rng), tape
-
-    def backprop(
-        self,
-        draw: SquashedDraw,
-        tape: list[Tensor],
-        grad_action: Tensor,
-        grad_log_prob: float,
-        flat_grad: Tensor,
-    ) -> None:
-        """Write the gradient of the network's parameters into `flat_grad`.
-
-        Args:
-            draw: of `draw`.
-            tape: of `draw`.
-            grad_action: (B, A).
-            grad_log_prob: the same for every row.
-            flat_grad: shaped like `net.flat`.
-        """
-        grad_mean, grad_log_std = draw.backprop(grad_action, grad_log_prob)
-        log_std = tape[-1][..., self.action_dim :]
-        inside = (log_std >= self.log_std_min) & (log_std <= self.log_std_max)
-        grad = torch.cat([grad_mean, grad_log_std.mul_(inside)], dim=-1)
-        self.net.backprop(tape, grad, flat_grad, wants_input=False)
 
     def forward(self, flat: Tensor) -> Tensor:
         """Return tanh of the mean."""
