@@ -1,4 +1,4 @@
-"""Replay by hand and SAC's update against a float64 reference built on torch.distributions."""
+"""SAC's update against a float64 reference built on torch.distributions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 from robotrl.algorithms.off_policy.sac import SAC, SACConfig
 from robotrl.compose import compose
-from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.core.types import ActionTerm, ObsTerm, Specs, Step
-from robotrl.data.replay import ReplayBuffer, Transitions
+from robotrl.core.errors import UsageError
+from robotrl.core.types import ActionTerm, ObsTerm, Specs
+from robotrl.data.replay import Transitions
 from robotrl.policies.gaussian import (
     GaussianConfig,
     GaussianPolicy,
@@ -31,51 +31,6 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def step_of(n: int, start: float, valid: list[bool] | None = None) -> tuple[dict, torch.Tensor, Step]:
-    """N transitions whose numbers say where they came from: reward = start + i."""
-    reward = start + torch.arange(n, dtype=torch.float32)
-    obs = {"policy": reward.unsqueeze(1).expand(n, 3).clone()}
-    final = {"policy": obs["policy"] + 0.5}
-    reset = {"policy": torch.full((n, 3), -99.0)}
-    ok = torch.tensor(valid) if valid else torch.ones(n, dtype=torch.bool)
-    done = torch.zeros(n, dtype=torch.bool)
-    return obs, torch.zeros(n, 2), Step(reset, reward, done, ~done, final, ok)
-
-
-def test_replay_wraps_around_and_forgets_the_oldest():
-    buffer = ReplayBuffer(5, {"policy": 3}, 2)
-    for start in (0.0, 3.0, 6.0):
-        buffer.add(*step_of(3, start))
-    assert buffer.size == 5
-    batch = buffer.sample(400, rng())
-    assert sorted(set(batch.reward.tolist())) == [4.0, 5.0, 6.0, 7.0, 8.0]
-    # the successor is the true one, never the observation after the reset
-    torch.testing.assert_close(batch.next_obs["policy"][:, 0], batch.reward + 0.5)
-    torch.testing.assert_close(batch.obs["policy"][:, 0], batch.reward)
-    assert not batch.terminated.any()  # truncated is not terminated
-
-
-def test_replay_refuses_failed_simulations():
-    buffer = ReplayBuffer(10, {"policy": 3}, 2)
-    buffer.add(*step_of(3, 0.0, valid=[True, False, True]))
-    assert buffer.size == 2
-    assert set(buffer.sample(50, rng()).reward.tolist()) == {0.0, 2.0}
-
-
-def test_replay_state_round_trip_and_size_check():
-    buffer = ReplayBuffer(5, {"policy": 3}, 2)
-    for start in (0.0, 3.0):
-        buffer.add(*step_of(3, start))
-    other = ReplayBuffer(5, {"policy": 3}, 2)
-    other.load_state_dict(buffer.state_dict())
-    for copy_ in (buffer, other):
-        copy_.add(*step_of(1, 50.0))
-    a, b = buffer.sample(64, rng(3)), other.sample(64, rng(3))
-    assert torch.equal(a.reward, b.reward) and torch.equal(a.next_obs["policy"], b.next_obs["policy"])
-    with pytest.raises(RobotrlError, match="replay_size is 3"):
-        ReplayBuffer(3, {"policy": 3}, 2).load_state_dict(buffer.state_dict())
-
-
 def sac(**config) -> SAC:
     policy = SquashedGaussianPolicy(SPECS, SquashedGaussianConfig(hidden=[8], normalize_obs=False), rng(0))
     return SAC(SPECS, policy, SACConfig(hidden=[8], **config), rng(1))
@@ -87,8 +42,9 @@ def random_batch(seed: int = 0, n: int = 16) -> Transitions:
         {"policy": torch.randn(n, 3, generator=g)},
         torch.rand(n, 2, generator=g) * 2 - 1,
         torch.randn(n, generator=g),
-        (torch.rand(n, generator=g) < 0.3).float(),
+        0.99 * (torch.rand(n, generator=g) < 0.7),
         {"policy": torch.randn(n, 3, generator=g)},
+        torch.ones(n, 1),
     )
 
 
@@ -116,7 +72,7 @@ def test_one_update_equals_a_float64_reference():
     with torch.no_grad():
         action, log_prob = pi(batch.next_obs["policy"])
         value = q(reference.target_critics, batch.next_obs["policy"], action).min(0).values
-        target = batch.reward + 0.99 * (1 - batch.terminated) * (value - alpha * log_prob)
+        target = batch.reward + batch.discount * (value - alpha * log_prob)
     critic_adam = torch.optim.Adam(reference.critics.parameters(), lr=1e-2)
     values = q(reference.critics, batch.obs["policy"], batch.action)
     ((values[0] - target) ** 2).mean().add(((values[1] - target) ** 2).mean()).backward()
@@ -168,7 +124,7 @@ def test_sac_learns_a_bandit():
         action = torch.rand(64, 2, generator=g) * 2 - 1
         obs = {"policy": torch.zeros(64, 3)}
         reward = -(action - 0.5).square().sum(-1)
-        algorithm.update(Transitions(obs, action, reward, torch.ones(64), obs))
+        algorithm.update(Transitions(obs, action, reward, torch.zeros(64), obs, torch.ones(64, 1)))
     mean = algorithm.policy.act({"policy": torch.zeros(1, 3)}, deterministic=True)
     assert (mean - 0.5).abs().max() < 0.2
 

@@ -302,7 +302,8 @@ def test_an_update_of_our_sac_is_one_of_sb3s(monkeypatch: pytest.MonkeyPatch) ->
     )
     samples = ReplayBufferSamples(obs, action, next_obs, terminated[:, None], reward[:, None])
     monkeypatch.setattr(theirs.replay_buffer, "sample", lambda *_, **__: samples)
-    batch = Transitions({"policy": obs}, action, reward, terminated, {"policy": next_obs})
+    discount = ours.config.gamma * (1 - terminated)
+    batch = Transitions({"policy": obs}, action, reward, discount, {"policy": next_obs}, torch.ones(256, 1))
     for _ in range(updates):
         ours.update(batch)
     theirs._setup_learn(1)

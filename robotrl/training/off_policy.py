@@ -48,11 +48,6 @@ class OffPolicyLoop(Loop):
         data: Replay | None = None,
     ) -> None:
         config = algorithm.config
-        if config.replay_size < env.num_envs:
-            raise UsageError(
-                f"replay_size {config.replay_size} cannot take the {env.num_envs} transitions of one control "
-                "step: raise algorithm.replay_size or lower num_envs"
-            )
         if config.offline_updates and data is None:
             raise UsageError("algorithm.offline_updates needs data to learn from: give data=PATH")
         super().__init__(env, algorithm, total_steps, torch_threads)
@@ -90,7 +85,7 @@ class OffPolicyLoop(Loop):
 
     @property
     def _learning(self) -> bool:
-        return self.buffer.size >= self.algorithm.config.learning_starts
+        return self.buffer.num_added >= self.algorithm.config.learning_starts
 
     def _learn_offline(self) -> dict[str, float]:
         count = min(_OFFLINE_UPDATES_PER_ITERATION, self.offline_left)
@@ -137,7 +132,6 @@ class OffPolicyLoop(Loop):
         """Continue from `state_dict`."""
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
-        self._queue.load_state_dict(state["queue"])
         self._updates_owed = state["updates_owed"]
         self.offline_left = state["offline_left"]
 
