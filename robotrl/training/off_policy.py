@@ -132,6 +132,10 @@ class OffPolicyLoop(Loop):
         """Continue from `state_dict`."""
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
+        if self.obs is state["obs"]:
+            self._queue.load_state_dict(state["queue"])
+        else:
+            self.buffer.cut()  # other episodes begin
         self._updates_owed = state["updates_owed"]
         self.offline_left = state["offline_left"]
 
