@@ -66,7 +66,7 @@ class SACConfig:
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the critics' hidden layers."""
     activation: Activation = Activation.RELU
-    """Of the critics: relu, tanh or elu."""
+    """Of the critics: relu, tanh, elu, gelu, silu or mish."""
     critic_groups: list[str] = field(default_factory=lambda: ["policy"])
     """Observation groups of the critics; add "privileged" for asymmetric critics."""
 
