@@ -20,7 +20,7 @@ class DeterministicConfig(MlpPolicyConfig):
     """tanh of an MLP, plus noise when exploring."""
 
     activation: Activation = Activation.RELU
-    """relu, tanh or elu."""
+    """relu, tanh, elu, gelu, silu or mish."""
     noise_std: float = 0.1
     """Standard deviation of the exploration noise, in units of the action range's half width; >= 0."""
 

@@ -29,7 +29,7 @@ class MlpPolicyConfig:
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the hidden layers."""
     activation: Activation = Activation.ELU
-    """relu, tanh or elu."""
+    """relu, tanh, elu, gelu, silu or mish."""
     obs_groups: list[str] = field(default_factory=lambda: ["policy"])
     """Observation groups the policy sees, in order."""
     normalize_obs: bool = True
@@ -92,7 +92,7 @@ class SquashedGaussianConfig(MlpPolicyConfig):
     """tanh of a Gaussian whose mean and standard deviation depend on the state."""
 
     activation: Activation = Activation.RELU
-    """relu, tanh or elu."""
+    """relu, tanh, elu, gelu, silu or mish."""
     log_std_min: float = -5.0
     """Lower end of log std."""
     log_std_max: float = 2.0
