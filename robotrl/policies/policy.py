@@ -28,6 +28,13 @@ class Policy(nn.Module, ABC):
     """
 
     config_class: ClassVar[type]
+    horizon: int = 1
+    noise_dim: int = 0
+
+    @property
+    def chunk_dim(self) -> int:
+        """Width of an action chunk, h A."""
+        return self.horizon * self.action_dim
 
     def __init__(self, specs: Specs, obs_groups: list[str], normalize_obs: bool) -> None:
         super().__init__()

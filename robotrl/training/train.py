@@ -13,7 +13,8 @@ import torch
 from robotrl.core import checkpoint
 from robotrl.core.config import Backend, TrainConfig, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.data.dataset import load_dataset
+from robotrl.core.types import Specs
+from robotrl.data.replay import Replay
 from robotrl.envs.env import make_env
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.export.bundle import check_exportable, export_policy
@@ -131,14 +132,22 @@ def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
     if not resumed:
         go_on_from_origin(config, algorithm)
     if loop_class is OffPolicyLoop:
-        data = None if config.data is None else load_dataset(Path(config.data)).to_replay(env.specs)
-        return OffPolicyLoop(env, algorithm, config.total_steps, torch_threads, data)
+        return OffPolicyLoop(env, algorithm, config.total_steps, torch_threads, _data(config, env.specs))
     if config.data is not None:
         raise UsageError(
             f"data={config.data}: {config.algorithm_class.__name__} learns from its own experience only; leave "
             "data= out or choose a method that takes data, such as algorithm=rlpd"
         )
     return loop_class(env, algorithm, config.total_steps, torch_threads)
+
+
+def _data(config: TrainConfig, specs: Specs) -> Replay | None:
+    """Return what was collected before, if the run is to learn from it."""
+    if config.data is None:
+        return None
+    from robotrl.data.dataset import load_dataset
+
+    return load_dataset(Path(config.data)).to_replay(specs)
 
 
 def _make_sim(config: TrainConfig) -> MakeSim | None:

@@ -31,7 +31,7 @@ from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm
 from robotrl.core import checks
 from robotrl.core.types import Specs
 from robotrl.data.replay import Transitions
-from robotrl.networks.activation import Activation, Norm
+from robotrl.networks.mlp import Activation, Norm
 from robotrl.networks.critic import Aggregate
 from robotrl.policies.candidates import CandidatePolicy
 from robotrl.policies.flow import FlowPolicy
