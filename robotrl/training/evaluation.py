@@ -65,12 +65,13 @@ def evaluate(
 ) -> Evaluation:
     """Run `episodes` whole episodes with the deterministic policy, one environment each.
 
-    A policy that needs noise draws it from the seed. One episode per environment, so that short episodes are not counted more often than long ones. No
-    training draws from the evaluation's random numbers, whatever the two seeds.
+    A policy that needs noise draws it from the seed. One episode per environment, so that short episodes are
+    not counted more often than long ones. No training draws from the evaluation's random numbers, whatever
+    the two seeds.
     """
     env = make_env(task, episodes, evaluation_seed(seed), num_threads)
     rng = torch.Generator().manual_seed(evaluation_seed(seed))
-    queue = ActionQueue(episodes, policy.horizon, policy.action_dim)
+    queue = ActionQueue(episodes, policy.horizon, env.specs.action_dim)
     obs = env.reset()
     returns = torch.zeros(episodes, dtype=torch.float64)
     lengths = torch.zeros(episodes, dtype=torch.int64)
