@@ -39,7 +39,7 @@ class DeterministicPolicy(Policy):
         self.noise_std = config.noise_std
         self.net = MLP(self.obs_dim, config.hidden, self.action_dim, config.activation, Init.UNIFORM, rng)
 
-    def forward(self, flat: Tensor) -> Tensor:
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return tanh of the network's output."""
         return torch.tanh(self.net(self.normalize(flat)))
 

@@ -82,7 +82,7 @@ class GaussianPolicy(StochasticPolicy):
         """Cut at the actuators' limits: the density stays that of the uncut draw."""
         return action.clamp(-1.0, 1.0)
 
-    def forward(self, flat: Tensor) -> Tensor:
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the mean, cut at +-1."""
         return self.net(self.normalize(flat)).clamp(-1.0, 1.0)
 
@@ -120,7 +120,7 @@ class SquashedGaussianPolicy(SquashedHead, StochasticPolicy):
         mean, log_std = self.net(features).chunk(2, dim=-1)
         return SquashedGaussian(mean, log_std.clamp(self.log_std_min, self.log_std_max))
 
-    def forward(self, flat: Tensor) -> Tensor:
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return tanh of the mean."""
         return torch.tanh(self.net(self.normalize(flat))[..., : self.action_dim])
 
@@ -151,6 +151,6 @@ class BetaPolicy(StochasticPolicy):
         """p(a | s) on [-1, 1]."""
         return ScaledBeta(*(1.0 + F.softplus(self.net(features))).chunk(2, dim=-1))
 
-    def forward(self, flat: Tensor) -> Tensor:
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the mean."""
         return self.head(self.normalize(flat)).mode()

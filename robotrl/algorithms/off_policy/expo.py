@@ -43,7 +43,7 @@ from robotrl.core import checks
 from robotrl.core.types import Specs
 from robotrl.data.replay import Transitions
 from robotrl.networks.critic import Aggregate
-from robotrl.networks.ema import follow
+from robotrl.networks.ema import Ema
 from robotrl.networks.flat_adam import FlatAdam
 from robotrl.networks.mlp import Activation, Init, Norm
 from robotrl.policies.candidates import CandidatePolicy
@@ -155,9 +155,10 @@ class EXPO(OffPolicyAlgorithm):
         # what acts are the target critics and an average of the base
         critic = Critic(copy.deepcopy(policy.critics), config, target=policy.critics)
         super().__init__(specs, policy, config, rng, critic)
-        base = copy.deepcopy(policy.base)
-        base.normalizer = policy.normalizer
-        self.imitation = Imitation(base, config.learning_rate, rng)
+        self.imitation = Imitation(policy.base, config.learning_rate, rng)
+        self.average = Ema(policy.base, config.base_ema)
+        policy.base = self.average.module
+        policy.base.normalizer = policy.normalizer
         self.edit = policy.edit if isinstance(policy.edit, Edit) else None
         if self.edit is None:
             return
@@ -193,7 +194,7 @@ class EXPO(OffPolicyAlgorithm):
         """Let the base imitate, its average follow, and the edits climb the critics."""
         features = self.policy_features(batch.obs)
         metrics = {"loss/imitation": self.imitation.fit(features, batch.action, batch.mask)}
-        follow(self.policy.base, self.imitation.policy, self.config.base_ema)
+        self.average.update()
         if self.edit is not None:
             metrics |= self._update_edit(self.edit, features, batch.action)
         return metrics
