@@ -51,7 +51,8 @@ def random_batch(seed: int = 0, n: int = 16) -> Transitions:
 def test_one_update_equals_a_float64_reference():
     algorithm = sac(learning_rate=1e-2, initial_alpha=0.3, tau=0.1, policy_delay=1)
     reference = copy.deepcopy(algorithm)
-    for module in (reference.policy, reference.critics, reference.target_critics):
+    critics, targets = reference.critic.online.net, reference.critic.target.net
+    for module in (reference.policy, critics.requires_grad_(True), targets):
         module.double()
     batch = random_batch()
     noise = rng()
@@ -65,34 +66,34 @@ def test_one_update_equals_a_float64_reference():
         action = torch.tanh(u)
         return action, (normal.log_prob(u) - torch.log(1 - action**2)).sum(-1)
 
-    def q(critics, obs, action):
-        return critics(torch.cat([obs.double(), action.double()], -1)).squeeze(-1)
+    def q(net, obs, action):
+        return net(torch.cat([obs.double(), action.double()], -1)).squeeze(-1)
 
     alpha = 0.3
     with torch.no_grad():
         action, log_prob = pi(batch.next_obs["policy"])
-        value = q(reference.target_critics, batch.next_obs["policy"], action).min(0).values
+        value = q(targets, batch.next_obs["policy"], action).min(0).values
         target = batch.reward + batch.discount * (value - alpha * log_prob)
-    critic_adam = torch.optim.Adam(reference.critics.parameters(), lr=1e-2)
-    values = q(reference.critics, batch.obs["policy"], batch.action)
+    critic_adam = torch.optim.Adam(critics.parameters(), lr=1e-2)
+    values = q(critics, batch.obs["policy"], batch.action)
     ((values[0] - target) ** 2).mean().add(((values[1] - target) ** 2).mean()).backward()
     critic_adam.step()
     policy_adam = torch.optim.Adam(reference.policy.parameters(), lr=1e-2)
     action, log_prob = pi(batch.obs["policy"])
-    smallest = q(reference.critics, batch.obs["policy"], action).min(0).values
+    smallest = q(critics, batch.obs["policy"], action).min(0).values
     (alpha * log_prob - smallest).mean().backward()
     policy_adam.step()
     gradient = -(log_prob.mean().item() - 2.0)  # target entropy is -2
 
-    torch.testing.assert_close(algorithm.critics.flat.double(), reference.critics.flat, rtol=0, atol=1e-5)
+    torch.testing.assert_close(algorithm.critic.online.net.flat.double(), critics.flat, rtol=0, atol=1e-5)
     torch.testing.assert_close(
         algorithm.policy.net.flat.double(), reference.policy.net.flat, rtol=0, atol=1e-5
     )
-    moved = 0.9 * reference.target_critics.flat + 0.1 * reference.critics.flat
-    torch.testing.assert_close(algorithm.target_critics.flat.double(), moved, rtol=0, atol=1e-5)
+    moved = 0.9 * targets.flat + 0.1 * critics.flat
+    torch.testing.assert_close(algorithm.critic.target.net.flat.double(), moved, rtol=0, atol=1e-5)
     # Adam's first step is lr times the gradient's sign
     expected = torch.log(torch.tensor(alpha)) - 1e-2 * (1 if gradient > 0 else -1)
-    torch.testing.assert_close(algorithm.log_alpha, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(algorithm.temperature.log_alpha, expected, rtol=0, atol=1e-5)
 
 
 def test_policy_delay_leaves_policy_and_temperature_alone():
@@ -112,8 +113,8 @@ def test_sac_state_round_trip_continues_bit_for_bit():
     for i in range(3, 6):
         a.update(random_batch(i)), b.update(random_batch(i))
     assert torch.equal(a.policy.net.flat, b.policy.net.flat)
-    assert torch.equal(a.target_critics.flat, b.target_critics.flat)
-    assert torch.equal(a.log_alpha, b.log_alpha)
+    assert torch.equal(a.critic.target.net.flat, b.critic.target.net.flat)
+    assert torch.equal(a.temperature.log_alpha, b.temperature.log_alpha)
 
 
 def test_sac_learns_a_bandit():
@@ -132,7 +133,7 @@ def test_sac_learns_a_bandit():
 def test_sac_refuses_a_policy_it_cannot_differentiate():
     policy = GaussianPolicy(SPECS, GaussianConfig(hidden=[8]), rng())
     with pytest.raises(UsageError, match="SAC needs a policy"):
-        SAC(SPECS, policy, SACConfig(), rng())
+        SAC.make_policy(SPECS, policy, SACConfig(), rng())
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,11 @@ class RunOptions:
     num_envs: int | None = None
     """Simulations stepped together, at least 1; null for the algorithm's default, at most the task's."""
     total_steps: int = 1_000_000
-    """Length of the training, environment steps over all simulations, at least 1."""
+    """Length of the training, environment steps over all simulations, at least 0; 0 where a method learns from
+    `data` alone."""
+    data: str | None = None
+    """Dataset that a method learns from beside its own experience: a Minari folder or an HDF5 file of D4RL's
+    layout; null for none."""
     eval_every: int = 0
     """Environment steps between two evaluations; 0 evaluates at the end only."""
     eval_episodes: int = 32
@@ -90,9 +94,9 @@ class RunOptions:
     """Evaluation return the run should reach; null for none."""
 
     def __post_init__(self) -> None:
-        checks.at_least(self, 1, "total_steps", "eval_episodes", "keep_checkpoints")
+        checks.at_least(self, 1, "eval_episodes", "keep_checkpoints")
         checks.at_least(self, 1, "num_envs", "sim_threads", "torch_threads")
-        checks.at_least(self, 0, "seed", "eval_every", "eval_seed", "failure_recording_steps")
+        checks.at_least(self, 0, "total_steps", "seed", "eval_every", "eval_seed", "failure_recording_steps")
         checks.above(self, 0, "checkpoint_every_s")
         checks.finite(self, "target_return")
         for name in ("seed", "eval_seed"):
