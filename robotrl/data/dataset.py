@@ -140,24 +140,28 @@ class Dataset:
             returns[at] += gamma * returns[at + 1]
         return returns
 
-    def to_replay(self, groups: Collection[str] | None = None) -> Replay:
+    def to_replay(self, specs: Specs, groups: Collection[str] | None = None) -> Replay:
         """Copy it into a replay, one environment's history.
 
         Args:
-            groups: observation groups to take; None for all.
+            specs: of the task that is learned.
+            groups: observation groups to take; None for all that the task has.
+
+        Raises:
+            UsageError: see `check_fits`.
         """
-        episode = self._episode()
-        here = torch.arange(self.num_steps) + episode
-        chosen = {group: self.obs[group] for group in groups or self.obs}
+        groups = specs.observation if groups is None else groups
+        self.check_fits(specs, groups)
+        here = torch.arange(self.num_steps) + self._episode()
         done = torch.zeros(self.num_steps, dtype=torch.bool)
         done[self.ends] = True
         return Replay.of_history(
-            {group: values[here] for group, values in chosen.items()},
+            {group: self.obs[group][here] for group in groups},
             self.action,
             self.reward,
             self.terminated,
             done,
-            {group: values[here + 1] for group, values in chosen.items()},
+            {group: self.obs[group][here + 1] for group in groups},
         )
 
     def summary(self) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _data(config: TrainConfig, specs: Specs) -> Replay | None:
     """Return what was collected before, if the run is to learn from it."""
     if config.data is None:
         return None
-    from robotrl.data.dataset import load_dataset
+    from robotrl.data.loading import load_dataset
 
     return load_dataset(Path(config.data)).to_replay(specs)
 
