@@ -177,7 +177,7 @@ def test_environments_that_reset_in_calls_of_their_own(native: str, algorithm: l
     lengths = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
     assert lengths and all(2 <= length <= 5 for length in lengths)
     if algorithm is not PPO:
-        size = checkpoint.load(max((run / "checkpoints").iterdir()))["buffer"]["size"]
+        size = checkpoint.load(max((run / "checkpoints").iterdir()))["buffer"]["num_added"]
         steps = checkpoint.load(max((run / "checkpoints").iterdir()))["env_steps"]
         assert 0.5 * steps < size < 0.9 * steps, "calls that only reset are not in replay"
 

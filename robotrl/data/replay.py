@@ -84,6 +84,38 @@ class Replay:
         self._diverged = 0
         self._head = 0
 
+    @classmethod
+    def of_history(
+        cls, obs: Obs, action: Tensor, reward: Tensor, terminated: Tensor, done: Tensor, next_obs: Obs
+    ) -> Replay:
+        """Return a full replay of one environment's S steps, in the order they happened.
+
+        Args:
+            obs: group -> (S, D), what was acted on.
+            action: (S, A) in [-1, 1].
+            reward: (S,).
+            terminated: (S,) bool, a true end state.
+            done: (S,) bool, the episode ended; also in the last step, as nothing is known to follow.
+            next_obs: group -> (S, D), the true successor.
+        """
+        replay = cls(
+            len(reward), 1, {group: values.shape[1] for group, values in obs.items()}, action.shape[1]
+        )
+        history = {
+            "action": action,
+            "reward": reward,
+            "bootstrap": (~terminated).to(torch.float32),
+            "done": done,
+            "valid": torch.ones_like(done),
+            "last": done,
+            **{f"obs.{group}": values for group, values in obs.items()},
+            **{f"next_obs.{group}": values for group, values in next_obs.items()},
+        }
+        for name, values in history.items():
+            replay._fields[name].copy_(values)
+        replay._held = replay.num_added = len(reward)
+        return replay
+
     @property
     def size(self) -> int:
         """Sound transitions held: what can be drawn."""
