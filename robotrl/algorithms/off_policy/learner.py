@@ -62,6 +62,11 @@ class OffPolicyAlgorithm(Algorithm):
         self.critic = critic
         self.num_updates = 0
 
+    @property
+    def obs_groups(self) -> list[str]:
+        """Observation groups that policy and critics see."""
+        return list(dict.fromkeys([*self.policy.obs_groups, *self.config.critic_groups]))
+
     @torch.no_grad()
     def act(self, obs: Obs) -> Tensor:
         """Draw exploring actions, (N, h A) in [-1, 1]."""
