@@ -77,7 +77,7 @@ def test_returns_of_many_episodes_equal_a_loop():
 
 
 def test_its_replay_has_the_true_successors_and_windows_stop_at_episodes():
-    replay = two_episodes().to_replay(SPECS, ["policy"])
+    replay = two_episodes().to_replay(["policy"])
     assert replay.size == 5
     batch = replay.sample(400, torch.Generator().manual_seed(0), horizon=3, gamma=0.5)
     assert set(batch.obs) == {"policy"}
@@ -166,11 +166,11 @@ def test_another_tasks_specs_do_not_fit(specs: Specs, message: str):
 def test_only_what_is_learned_from_must_fit_and_placeholders_have_no_names():
     two_episodes().check_fits(changed("privileged", name="other"), ["policy"])
     two_episodes(named=False).check_fits(changed(name="hip"), ["policy"])
-    assert set(two_episodes().to_replay(SPECS).sample(1, torch.Generator()).obs) == {"policy", "privileged"}
+    assert set(two_episodes().to_replay().sample(1, torch.Generator()).obs) == {"policy", "privileged"}
     one = dataclasses.replace(SPECS, observation={"policy": SPECS.observation["policy"]})
     alone = two_episodes(specs=one, obs={"policy": two_episodes().obs["policy"]})
     with pytest.raises(UsageError, match="has the observation groups policy, not 'privileged'"):
-        alone.to_replay(SPECS)
+        alone.check_fits(SPECS, ["policy", "privileged"])
 
 
 def rows(n: int, **changes: np.ndarray | None) -> dict[str, np.ndarray]:

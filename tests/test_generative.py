@@ -47,7 +47,7 @@ def double(policy: DenoisingPolicy) -> DenoisingPolicy:
     policy.double()
     for values in policy.parameters():
         values.data += 0.1 * torch.randn(values.shape, dtype=values.dtype, generator=rng(9))
-        values.data *= 0.3  # so that not all decisions end on the edge
+        values.data *= 0.5  # so that not all decisions end on the edge
     policy.set_sampling_steps(len(policy.times))
     return policy
 
@@ -99,7 +99,7 @@ def test_projected_sampling_equals_naive_sampling(kind: str, variant: dict, hori
     got = policy.decode(features, noise)
     assert got.shape == (4, 6, 2 * horizon)
     torch.testing.assert_close(got, naive_decode(policy, features, noise), rtol=0, atol=1e-12)
-    assert got.abs().max() <= 1.0 and (got.abs() < 1.0).float().mean() > 0.2
+    assert got.abs().max() <= 1.0 and (got.abs() < 1.0).float().mean() > 0.1
     # one decision per state, the exported function and `sample` are the same function
     torch.testing.assert_close(policy.decode(features, noise[:, 2]), got[:, 2], rtol=0, atol=1e-12)
     torch.testing.assert_close(policy(obs["policy"], noise[:, 2]), got[:, 2], rtol=0, atol=1e-12)

@@ -98,7 +98,9 @@ def test_td3_updates_equal_a_float64_reference():
         with torch.no_grad():
             targets.flat.lerp_(critics.flat, 0.1)
         if i == 1:
-            q(critics, batch.obs["policy"], pi(batch.obs["policy"].double()).tanh())[0].mean().neg().backward()
+            q(critics, batch.obs["policy"], pi(batch.obs["policy"].double()).tanh())[
+                0
+            ].mean().neg().backward()
             policy_adam.step()
             with torch.no_grad():
                 pi_target.flat.lerp_(pi.flat, 0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -24,7 +25,7 @@ def test_hl_gauss_puts_the_gaussians_mass_into_the_bins():
         return 0.5 * (1 + math.erf((x - 0.1) / 0.375 / math.sqrt(2)))
 
     edges = [-1.0, -0.5, 0.0, 0.5, 1.0]
-    masses = [phi(b) - phi(a) for a, b in zip(edges, edges[1:], strict=False)]
+    masses = [phi(b) - phi(a) for a, b in itertools.pairwise(edges)]
     expected = torch.tensor(masses, dtype=torch.float64) / sum(masses)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 

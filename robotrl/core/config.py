@@ -63,8 +63,8 @@ class RunOptions:
     num_envs: int | None = None
     """Simulations stepped together, at least 1; null for the algorithm's default, at most the task's."""
     total_steps: int = 1_000_000
-    """Length of the training, environment steps over all simulations, at least 0; 0 where a method learns from
-    `data` alone."""
+    """Length of the training, environment steps over all simulations, at least 0; 0 where a method learns
+    from `data` alone."""
     data: str | None = None
     """Dataset that a method learns from beside its own experience: a Minari folder or an HDF5 file of D4RL's
     layout; null for none."""

@@ -140,18 +140,13 @@ class Dataset:
             returns[at] += gamma * returns[at + 1]
         return returns
 
-    def to_replay(self, specs: Specs, groups: Collection[str] | None = None) -> Replay:
+    def to_replay(self, groups: Collection[str] | None = None) -> Replay:
         """Copy it into a replay, one environment's history.
 
         Args:
-            specs: of the task that is learned.
-            groups: observation groups to take; None for all that the task has.
-
-        Raises:
-            UsageError: see `check_fits`.
+            groups: observation groups to take, see `check_fits`; None for all.
         """
-        groups = specs.observation if groups is None else groups
-        self.check_fits(specs, groups)
+        groups = self.obs if groups is None else groups
         here = torch.arange(self.num_steps) + self._episode()
         done = torch.zeros(self.num_steps, dtype=torch.bool)
         done[self.ends] = True

@@ -82,7 +82,7 @@ class HLGaussHead:
         return output.softmax(-1) @ self._centres.to(output)
 
     def backprop_value(self, output: Tensor, grad: Tensor) -> Tensor:
-        """dv / do_j = p_j (c_j - v)."""
+        """Dv / do_j = p_j (c_j - v)."""
         probabilities, centres = output.softmax(-1), self._centres.to(output)
         value = probabilities @ centres
         return grad.unsqueeze(-1) * probabilities * (centres - value.unsqueeze(-1))

@@ -17,9 +17,7 @@ from torch import Tensor
 from robotrl.core.types import Obs
 from robotrl.networks.critic import Aggregate, CriticEnsemble
 from robotrl.policies.edit import Edit, Jitter
-from robotrl.policies.generative import GenerativePolicy
-from robotrl.policies.policy import Policy
-
+from robotrl.policies.policy import HasLatent, Policy
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """Normalised observations (B, D) and candidates (B, m, h A) to values (B, m)."""
@@ -56,7 +54,7 @@ class CandidatePolicy(Policy):
 
     def __init__(
         self,
-        base: GenerativePolicy,
+        base: Policy,
         critics: CriticEnsemble,
         aggregate: Aggregate,
         pessimism: float,
@@ -78,7 +76,7 @@ class CandidatePolicy(Policy):
         """Return what the policy's critics say of candidates (B, m, h A), (B, m)."""
         return self.aggregate.of(self.critics.candidates(features, candidates), self.pessimism)
 
-    def propose(self, features: Tensor, noise: Tensor, base: GenerativePolicy | None = None) -> Tensor:
+    def propose(self, features: Tensor, noise: Tensor, base: Policy | None = None) -> Tensor:
         """Return the candidates, (B, N + n, h A).
 
         Args:
@@ -87,6 +85,7 @@ class CandidatePolicy(Policy):
             base: proposes in place of the policy's own.
         """
         base = self.base if base is None else base
+        assert isinstance(base, HasLatent)
         split = self.num_samples * self.base.noise_dim
         samples = base.decode(features, noise[:, :split].unflatten(1, (self.num_samples, -1)))
         if self.edit is None:
@@ -99,7 +98,7 @@ class CandidatePolicy(Policy):
         self,
         features: Tensor,
         noise: Tensor,
-        base: GenerativePolicy | None = None,
+        base: Policy | None = None,
         score: Score | None = None,
     ) -> Choice:
         """Propose, and choose the best.

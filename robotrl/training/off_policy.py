@@ -52,7 +52,7 @@ class OffPolicyLoop(Loop):
             raise UsageError("algorithm.offline_updates needs data to learn from: give data=PATH")
         super().__init__(env, algorithm, total_steps, torch_threads)
         self.offline_updates = self.offline_left = config.offline_updates
-        dims = {group: env.specs.obs_dim(group) for group in env.specs.observation}
+        dims = {group: env.specs.obs_dim(group) for group in algorithm.obs_groups}
         self.buffer = Replay(config.replay_size, env.num_envs, dims, env.specs.action_dim)
         self.data = data
         self._queue = ActionQueue(env.num_envs, algorithm.policy.horizon, env.specs.action_dim)

@@ -16,7 +16,7 @@ from robotrl.training.run_folder import RunFolder
 
 
 def make_policy(config: TrainConfig, specs: Specs, rng: torch.Generator) -> Policy:
-    """Build the policy a configuration describes, with fresh weights, for observations and actions `specs`."""
+    """Build the policy a configuration describes for an environment's specs, with fresh weights."""
     base = config.policy_class(specs, config.policy, rng)
     return config.algorithm_class.make_policy(specs, base, config.algorithm, rng)
 

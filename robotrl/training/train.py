@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm
 from robotrl.core import checkpoint
 from robotrl.core.config import Backend, TrainConfig, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.core.types import Specs
+from robotrl.data.loading import load_dataset
 from robotrl.data.replay import Replay
 from robotrl.envs.env import make_env
 from robotrl.envs.foreign.task import ForeignTask
@@ -132,22 +133,23 @@ def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
     if not resumed:
         go_on_from_origin(config, algorithm)
     if loop_class is OffPolicyLoop:
-        return OffPolicyLoop(env, algorithm, config.total_steps, torch_threads, _data(config, env.specs))
+        data = None if config.data is None else _data(config.data, algorithm, resumed)
+        return OffPolicyLoop(env, algorithm, config.total_steps, torch_threads, data)
     if config.data is not None:
         raise UsageError(
-            f"data={config.data}: {config.algorithm_class.__name__} learns from its own experience only; leave "
-            "data= out or choose a method that takes data, such as algorithm=rlpd"
+            f"data={config.data}: {config.algorithm_class.__name__} learns from its own experience only; "
+            "leave data= out or choose a method that takes data, such as algorithm=rlpd"
         )
     return loop_class(env, algorithm, config.total_steps, torch_threads)
 
 
-def _data(config: TrainConfig, specs: Specs) -> Replay | None:
-    """Return what was collected before, if the run is to learn from it."""
-    if config.data is None:
-        return None
-    from robotrl.data.loading import load_dataset
-
-    return load_dataset(Path(config.data)).to_replay(specs)
+def _data(path: str, algorithm: OffPolicyAlgorithm, resumed: bool) -> Replay:
+    """Return what was collected before, and let the normalisers know it unless a checkpoint will."""
+    dataset = load_dataset(path)
+    dataset.check_fits(algorithm.specs, algorithm.obs_groups)
+    if not resumed:
+        algorithm.observe({group: dataset.obs[group] for group in algorithm.obs_groups})
+    return dataset.to_replay(algorithm.obs_groups)
 
 
 def _make_sim(config: TrainConfig) -> MakeSim | None:

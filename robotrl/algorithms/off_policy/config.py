@@ -25,7 +25,7 @@ class OffPolicyConfig:
     offline_updates: int = 0
     """Updates on `data` before the first environment step; >= 0."""
     offline_fraction: float | None = 0.5
-    """Share of `data` in each batch once there is experience, in [0, 1]; null for that of one common buffer."""
+    """Share of `data` in each batch once there is experience, in [0, 1]; null: all is one buffer."""
     learning_rate: float = 3e-4
     """Of Adam, for all networks; > 0."""
     gamma: float = 0.99
@@ -71,9 +71,7 @@ class OffPolicyConfig:
             if self.replay_size < getattr(self, name):
                 raise ValueError(f"replay_size {self.replay_size} is below {name} {getattr(self, name)}")
         if self.target_members is not None and self.target_members > self.num_critics:
-            raise ValueError(
-                f"target_members {self.target_members} is above num_critics {self.num_critics}"
-            )
+            raise ValueError(f"target_members {self.target_members} is above num_critics {self.num_critics}")
         low_high = self.value_range
         if low_high is not None and (len(low_high) != 2 or not low_high[0] < low_high[1]):
             raise ValueError(f"value_range must be [low, high] with low < high, got {low_high}")

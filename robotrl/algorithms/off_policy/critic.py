@@ -33,7 +33,7 @@ def make_critics(
         config.activation,
         config.critic_norm,
         config.num_critics,
-        ScalarHead() if low_high is None else HLGaussHead(*low_high, num_bins=config.value_bins),
+        ScalarHead() if low_high is None else HLGaussHead(low_high[0], low_high[1], config.value_bins),
         config.critic_init,
         rng,
     ).requires_grad_(False)

@@ -49,7 +49,8 @@ from robotrl.networks.mlp import Activation, Init, Norm
 from robotrl.policies.candidates import CandidatePolicy
 from robotrl.policies.diffusion import DiffusionPolicy
 from robotrl.policies.edit import Edit, Jitter
-from robotrl.policies.policy import HasBcLoss, HasLatent, Policy, require
+from robotrl.policies.policy import HasLatent, Policy
+from robotrl.policies.sampled_gaussian import proposer
 
 
 class EditKind(enum.Enum):
@@ -119,7 +120,7 @@ class EXPOConfig(OffPolicyConfig):
             checks.widths(self, "edit_hidden")
         if self.target_members is not None and 2 * self.target_members > self.num_critics:
             raise ValueError(
-                f"num_critics {self.num_critics} must be at least twice target_members {self.target_members}: "
+                f"num_critics {self.num_critics} must be twice target_members {self.target_members}: "
                 "some choose, others value"
             )
 
@@ -129,7 +130,6 @@ class EXPO(OffPolicyAlgorithm):
 
     config_class: ClassVar[type] = EXPOConfig
     default_policy: ClassVar[type[Policy]] = DiffusionPolicy
-    requires: ClassVar[tuple[type, ...]] = (HasBcLoss, HasLatent)
 
     policy: CandidatePolicy
     config: EXPOConfig
@@ -139,7 +139,7 @@ class EXPO(OffPolicyAlgorithm):
         cls, specs: Specs, base: Policy, config: EXPOConfig, rng: torch.Generator
     ) -> CandidatePolicy:
         """Put critics and edits around the base."""
-        require(base, cls.requires, cls.__name__)
+        base = proposer(base, cls.__name__)
         critics = make_critics(base.obs_dim, base.chunk_dim, config, rng)
         return CandidatePolicy(
             base,
@@ -151,7 +151,9 @@ class EXPO(OffPolicyAlgorithm):
             config.num_edits,
         )
 
-    def __init__(self, specs: Specs, policy: CandidatePolicy, config: EXPOConfig, rng: torch.Generator) -> None:
+    def __init__(
+        self, specs: Specs, policy: CandidatePolicy, config: EXPOConfig, rng: torch.Generator
+    ) -> None:
         # what acts are the target critics and an average of the base
         critic = Critic(copy.deepcopy(policy.critics), config, target=policy.critics)
         super().__init__(specs, policy, config, rng, critic)
@@ -171,7 +173,7 @@ class EXPO(OffPolicyAlgorithm):
         self.temperature = Temperature(config.initial_alpha, target_entropy, config.learning_rate)
 
     def target(self, batch: Transitions) -> Tensor:
-        """r + gamma (1 - terminated) min_{i in S'} Q'_i(s', a*(s')), (B,)."""
+        """R + gamma (1 - terminated) min_{i in S'} Q'_i(s', a*(s')), (B,)."""
         features = self.policy_features(batch.next_obs)
         chosen_by, valued_by = self._draw_critics()
 
@@ -202,6 +204,7 @@ class EXPO(OffPolicyAlgorithm):
     def _update_edit(self, edit: Edit, features: Tensor, action: Tensor) -> dict[str, Tensor]:
         if self.config.preset is Preset.CORRECTED:
             base = self.imitation.policy
+            assert isinstance(base, HasLatent)
             action = base.decode(features, base.draw_noise((len(features),), self.rng))
         draw, tape = edit.draw_edit(features, action, self.rng)
         values, pull = self.critic.online.with_gradient(features, edit.edited(action, draw.action))

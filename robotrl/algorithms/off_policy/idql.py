@@ -32,7 +32,8 @@ from robotrl.networks.flat_adam import FlatAdam
 from robotrl.networks.mlp import MLP, Init
 from robotrl.policies.candidates import CandidatePolicy
 from robotrl.policies.diffusion import DiffusionPolicy
-from robotrl.policies.policy import HasBcLoss, HasLatent, Policy
+from robotrl.policies.policy import Policy
+from robotrl.policies.sampled_gaussian import proposer
 
 
 @dataclass
@@ -55,7 +56,6 @@ class IDQL(OffPolicyAlgorithm):
 
     config_class: ClassVar[type] = IDQLConfig
     default_policy: ClassVar[type[Policy]] = DiffusionPolicy
-    requires: ClassVar[tuple[type, ...]] = (HasBcLoss, HasLatent)
 
     policy: CandidatePolicy
     config: IDQLConfig
@@ -65,7 +65,7 @@ class IDQL(OffPolicyAlgorithm):
         cls, specs: Specs, base: Policy, config: IDQLConfig, rng: torch.Generator
     ) -> CandidatePolicy:
         """Put the critics around the policy that imitates."""
-        base = super().make_policy(specs, base, config, rng)
+        base = proposer(base, cls.__name__)
         critics = make_critics(base.obs_dim, base.chunk_dim, config, rng)
         return CandidatePolicy(base, critics, config.target_aggregate, config.pessimism, config.num_samples)
 
@@ -94,7 +94,7 @@ class IDQL(OffPolicyAlgorithm):
         return super().update(batch) | {"loss/expectile": loss.mean()}
 
     def target(self, batch: Transitions) -> Tensor:
-        """r + gamma (1 - terminated) V(s'), (B,)."""
+        """R + gamma (1 - terminated) V(s'), (B,)."""
         value = self.value.run(self.policy_features(batch.next_obs))[-1].squeeze(1)
         return torch.addcmul(batch.reward, batch.discount, value)
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robotrl.policies.generative import GenerativePolicy
+from robotrl.policies.policy import HasBcLoss, Policy
 
 
 class Imitation:
-    """Fits a generative policy to actions.
+    """Fits a policy to actions.
 
     Args:
         policy: learns.
@@ -19,7 +19,8 @@ class Imitation:
         rng: of the loss's draws.
     """
 
-    def __init__(self, policy: GenerativePolicy, learning_rate: float, rng: torch.Generator) -> None:
+    def __init__(self, policy: Policy, learning_rate: float, rng: torch.Generator) -> None:
+        assert isinstance(policy, HasBcLoss)
         self.policy, self._rng = policy, rng
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate, fused=True)
 

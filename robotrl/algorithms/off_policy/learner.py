@@ -56,11 +56,16 @@ class OffPolicyAlgorithm(Algorithm):
             critic = Critic(make_critics(obs_dim, policy.chunk_dim, config, rng), config)
         elif tuple(config.critic_groups) != policy.obs_groups:
             raise UsageError(
-                f"{type(self).__name__} chooses actions by its critics, so they observe what its policy does: "
+                f"{type(self).__name__} chooses by its critics, so they observe what its policy does: "
                 f"set algorithm.critic_groups={list(policy.obs_groups)}, got {config.critic_groups}"
             )
         self.critic = critic
         self.num_updates = 0
+
+    @property
+    def obs_groups(self) -> list[str]:
+        """Observation groups that policy and critics see."""
+        return list(dict.fromkeys([*self.policy.obs_groups, *self.config.critic_groups]))
 
     @torch.no_grad()
     def act(self, obs: Obs) -> Tensor:

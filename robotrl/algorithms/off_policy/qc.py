@@ -31,11 +31,12 @@ from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm
 from robotrl.core import checks
 from robotrl.core.types import Specs
 from robotrl.data.replay import Transitions
-from robotrl.networks.mlp import Activation, Norm
 from robotrl.networks.critic import Aggregate
+from robotrl.networks.mlp import Activation, Norm
 from robotrl.policies.candidates import CandidatePolicy
 from robotrl.policies.flow import FlowPolicy
-from robotrl.policies.policy import HasBcLoss, HasLatent, Policy
+from robotrl.policies.policy import Policy
+from robotrl.policies.sampled_gaussian import proposer
 
 
 @dataclass
@@ -45,7 +46,7 @@ class QCConfig(OffPolicyConfig):
     num_samples: int = 32
     """N, samples of the policy per decision; >= 1."""
     offline_fraction: float | None = None
-    """Share of `data` in each batch once there is experience, in [0, 1]; null for that of one common buffer."""
+    """Share of `data` in each batch once there is experience, in [0, 1]; null: all is one buffer."""
     target_aggregate: Aggregate = Aggregate.MEAN
     """min, mean or mean_minus_std of the critics."""
     activation: Activation = Activation.GELU
@@ -63,7 +64,6 @@ class QC(OffPolicyAlgorithm):
 
     config_class: ClassVar[type] = QCConfig
     default_policy: ClassVar[type[Policy]] = FlowPolicy
-    requires: ClassVar[tuple[type, ...]] = (HasBcLoss, HasLatent)
 
     policy: CandidatePolicy
     config: QCConfig
@@ -73,7 +73,7 @@ class QC(OffPolicyAlgorithm):
         cls, specs: Specs, base: Policy, config: QCConfig, rng: torch.Generator
     ) -> CandidatePolicy:
         """Put the critics around the policy that imitates."""
-        base = super().make_policy(specs, base, config, rng)
+        base = proposer(base, cls.__name__)
         critics = make_critics(base.obs_dim, base.chunk_dim, config, rng)
         return CandidatePolicy(base, critics, config.target_aggregate, config.pessimism, config.num_samples)
 

@@ -87,7 +87,7 @@ class SAC(OffPolicyAlgorithm):
         self._policy_grad = torch.empty_like(self.policy.net.flat)
 
     def target(self, batch: Transitions) -> Tensor:
-        """r + gamma (1 - terminated) (min_i Q'_i(s', a') - alpha log pi(a'|s')), (B,)."""
+        """R + gamma (1 - terminated) (min_i Q'_i(s', a') - alpha log pi(a'|s')), (B,)."""
         draw, _ = self.policy.draw(self.policy_features(batch.next_obs), self.rng)
         (members,) = self.critic.draw_members(self.rng)
         value = self.critic.aggregate(

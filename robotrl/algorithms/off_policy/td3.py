@@ -66,7 +66,7 @@ class TD3(OffPolicyAlgorithm):
         self._policy_grad = torch.empty_like(policy.net.flat)
 
     def target(self, batch: Transitions) -> Tensor:
-        """r + gamma (1 - terminated) min_i Q'_i(s', a') with a smoothed a', (B,)."""
+        """R + gamma (1 - terminated) min_i Q'_i(s', a') with a smoothed a', (B,)."""
         clip = self.config.target_noise_clip
         action = self.target_net.run(self.policy_features(batch.next_obs))[-1].tanh_()
         noise = torch.empty_like(action).normal_(generator=self.rng).mul_(self.config.target_noise_std)
