@@ -4,7 +4,7 @@
 
 In one process and in turns, one sample each per repeat, on random batches of 256 with 23 observations and 7
 actions, at the papers' sizes: SAC and TD3 2 x 256 (against Stable-Baselines3's `train` and, for SAC,
-CleanRL's structure in `update_peers.py`), RLPD ten critics of 2 x 256 with a policy update after 20 critic updates,
+CleanRL's structure in `update_peers.py`), RLPD ten critics of 2 x 256 with a policy update after 20 of them,
 EXPO ten critics of 3 x 256 and an LN-ResNet of ten steps with 8 + 8 candidates, FQL 4 x 512 (these against
 straight eager updates in `update_peers.py`). An update is a critic update with its share of the policy's.
 Ratios are medians over the repeats of ours / theirs.
