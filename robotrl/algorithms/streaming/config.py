@@ -138,3 +138,26 @@ class StreamACConfig(StreamConfig):
         super().__post_init__()
         checks.above(self, 0, "actor_kappa", "actor_eta", "actor_learning_rate")
         checks.at_least(self, 0, "entropy_coef", "std_floor", "actor_rest_steps")
+
+
+@dataclass
+class StreamQACConfig(StreamConfig):
+    """What streaming actors that follow the gradient of action values share."""
+
+    actor_rule: Rule = Rule.INTENTIONAL
+    actor_kappa: float = 3.0
+    actor_eta: float = 0.05
+    actor_learning_rate: float = 1e-4
+    actor_rest_steps: int = 0
+    critic_unit: Unit = Unit.LAYER_NORM
+
+
+@dataclass
+class StreamSACConfig(StreamQACConfig):
+    alpha: float = 0.1
+    std_floor: float = 1e-3
+
+
+@dataclass
+class StreamDACConfig(StreamQACConfig):
+    noise_std: float = 0.1

@@ -92,7 +92,7 @@ class StreamLearner(ABC):
         sizes: list[list[int]] = self._layout.sizes.tolist()
         self.sizes = sizes
         self._switches = make_switches(config, head)
-        self._hyper = make_hyper(config, self.heads, num_streams, sweep or {})
+        self._hyper = make_hyper(config, networks, num_streams, sweep or {})
         self.streams = new_streams(self._layout, config, obs_dim, action_width, num_streams, seed, dtype)
         self.streams.rules[:, :, RATE] = self._hyper[:, NUM_HYPER_COLUMNS:]
         self._batch = new_transitions(num_streams, obs_dim)
@@ -105,6 +105,7 @@ class StreamLearner(ABC):
                 direction=np.zeros(self._layout.parameters[-1], dtype),
                 activations=np.concatenate([new_activations(s, 1, dtype)[0] for s in sizes]),
                 gradient=np.zeros((2, self._layout.sizes.max() + 1), dtype),
+                action=np.zeros((2, action_width)),
             )
             for _ in range(self.num_threads)
         ]
