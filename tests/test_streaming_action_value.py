@@ -12,12 +12,11 @@ from streaming_common import Walk, close
 from robotrl.algorithms.streaming.action_value import StreamQAC
 from robotrl.algorithms.streaming.actor_critic import Actor
 from robotrl.algorithms.streaming.compiled import fill_normal
-from robotrl.algorithms.streaming.config import Preset, StreamDACConfig, StreamQACConfig, StreamSACConfig
+from robotrl.algorithms.streaming.config import StreamDACConfig, StreamQACConfig, StreamSACConfig
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.reference_action_value import ReferenceQAC
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.algorithms.streaming.units import Unit
-from robotrl.core.errors import UsageError
 
 OBS, ACTIONS, STREAMS = 5, 3, 2
 RULES = [rule for rule in Rule if rule is not Rule.INTENTIONAL_FISHER]

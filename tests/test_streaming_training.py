@@ -106,7 +106,7 @@ def test_the_policy_is_the_actor_that_learned() -> None:
         (["algorithm.sweep={actor_eta: [1, 2]}"], r"sweep of actor_eta has shape \(2,\)"),
         (["algorithm.sweep={actor_eta: 0.2}"], "sweep.actor_eta must be a list of one number per stream"),
         (["algorithm.hidden=[8]"], r"policy.hidden is \[16\] but algorithm.hidden is \[8\]"),
-        (["policy=gaussian"], "stream_ac trains policy=softplus_gaussian, got GaussianPolicy"),
+        (["policy=gaussian"], "stream_ac trains a SoftplusGaussianPolicy, got GaussianPolicy"),
         (
             ["algorithm.preset=reference", "algorithm.rule=obgd"],
             "algorithm.episode_steps is 1000, but an episode of this task has 50 control steps",

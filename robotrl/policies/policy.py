@@ -25,11 +25,14 @@ class Policy(nn.Module, ABC):
         specs: of the environment.
         obs_groups: observation groups, put side by side in this order.
         normalize_obs: whether raw observations are normalised by running statistics.
+        obs_clip: at how many standard deviations those are cut.
     """
 
     config_class: ClassVar[type]
 
-    def __init__(self, specs: Specs, obs_groups: list[str], normalize_obs: bool) -> None:
+    def __init__(
+        self, specs: Specs, obs_groups: list[str], normalize_obs: bool, obs_clip: float = 10.0
+    ) -> None:
         super().__init__()
         for group in obs_groups:
             if group not in specs.observation:
@@ -38,7 +41,7 @@ class Policy(nn.Module, ABC):
         self.specs = specs
         self.obs_dim = specs.obs_dim(*obs_groups)
         self.action_dim = specs.action_dim
-        self.normalizer = RunningNormalizer(self.obs_dim) if normalize_obs else None
+        self.normalizer = RunningNormalizer(self.obs_dim, obs_clip) if normalize_obs else None
 
     def flatten(self, obs: Obs) -> Tensor:
         """Put the policy's groups side by side, (B, D), raw."""

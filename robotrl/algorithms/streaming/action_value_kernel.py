@@ -66,7 +66,10 @@ def advance(
                 actor_step = finish_update(layout.rules[ACTOR], streams.rules[i, ACTOR])
         enter_state(i, layout, switches, hyper[i], streams, batch, work.activations)
         move(i, ACTOR, actor_step, True, layout, streams, work.direction)
-        y, inputs = output(ACTOR, layout, streams.activations[i]), _action_input(layout, streams.activations[i])
+        y, inputs = (
+            output(ACTOR, layout, streams.activations[i]),
+            _action_input(layout, streams.activations[i]),
+        )
         squashed_action(switches[HEAD], y, work.action[0], hyper[i], streams.action[i], inputs)
         move(i, CRITIC, critic_step, resets, layout, streams, work.direction)
 
@@ -87,7 +90,13 @@ def _action_input(layout: Layout, activations: Reals) -> Reals:
 
 @kernel
 def _soft_value(
-    i: int, alpha: float, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, work: Workspace
+    i: int,
+    alpha: float,
+    layout: Layout,
+    switches: Integers,
+    hyper: Doubles,
+    streams: Streams,
+    work: Workspace,
 ) -> float:
     """Return Q(s', a') - alpha log pi(a'|s') for the action that the next noise leads to."""
     y = successor_output(i, ACTOR, layout, streams, work.activations)
@@ -106,7 +115,13 @@ def _action_gradient(i: int, dz: Reals, layout: Layout, streams: Streams, q: Dou
 
 @kernel
 def _objective_gradient(
-    i: int, alpha: float, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, work: Workspace
+    i: int,
+    alpha: float,
+    layout: Layout,
+    switches: Integers,
+    hyper: Doubles,
+    streams: Streams,
+    work: Workspace,
 ) -> float:
     """Write the direction of the objective's gradient by the actor's outputs, and return its length."""
     y = output(ACTOR, layout, streams.activations[i])

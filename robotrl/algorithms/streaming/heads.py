@@ -49,6 +49,11 @@ class Head(enum.Enum):
         """What kernels call it; the two exponential ones are the same to them."""
         return list(Head).index(self)
 
+    @property
+    def is_squashed(self) -> bool:
+        """Whether actuators receive tanh of a Gaussian draw."""
+        return self in (Head.SQUASHED, Head.SQUASHED_SOFTPLUS)
+
 
 @kernel
 def softplus(x: float) -> float:
@@ -65,7 +70,7 @@ def sigmoid(x: float) -> float:
 @kernel
 def deviation(head: int, pre: float, hyper: Doubles) -> tuple[float, float]:
     """Return sigma and d sigma / d pre."""
-    if head == SOFTPLUS or head == SQUASHED_SOFTPLUS:
+    if head in (SOFTPLUS, SQUASHED_SOFTPLUS):
         return softplus(pre) + hyper[STD_FLOOR], sigmoid(pre)
     low, high = hyper[LOG_STD_LOW], hyper[LOG_STD_HIGH]
     sigma = math.exp(min(max(pre, low), high))

@@ -99,9 +99,7 @@ def make_switches(config: StreamConfig, head: Head) -> Integers:
     return switches
 
 
-def make_hyper(
-    config: StreamConfig, networks: Sequence[Network], num_streams: int, sweep: Sweep
-) -> Doubles:
+def make_hyper(config: StreamConfig, networks: Sequence[Network], num_streams: int, sweep: Sweep) -> Doubles:
     """Return the hyperparameters of N streams, (N, H + K): those of `state`, then each network's rate.
 
     Raises:
@@ -146,9 +144,7 @@ def make_layout(networks: Sequence[Network], in_dim: int) -> Layout:
     if len({len(network.hidden) for network in networks}) > 1:
         depths = " and ".join(f"the {network.name} has {len(network.hidden)}" for network in networks)
         raise UsageError(f"networks need as many hidden layers as each other, but {depths}")
-    sizes = [
-        [in_dim + network.action_inputs, *network.hidden, network.outputs] for network in networks
-    ]
+    sizes = [[in_dim + network.action_inputs, *network.hidden, network.outputs] for network in networks]
     rng = np.random.default_rng(0)
     parameters = [
         len(draw_parameters(s, 0.0, 0, rng, network.constants))

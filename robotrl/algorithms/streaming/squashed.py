@@ -1,4 +1,4 @@
-"""Actions within (-1, 1) by tanh: draws, their log probability, and the gradient of an objective through them.
+"""Actions within (-1, 1) by tanh: draws, log probabilities, and the gradient of an objective through both.
 
 Squashed Gaussian, outputs (mu, pre), sigma as in `heads`, noise x ~ N(0, I):
 
