@@ -37,6 +37,7 @@ from robotrl.algorithms.streaming.config import StreamDACConfig, StreamSACConfig
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.setup import Network, Sweep
+from robotrl.core.errors import UsageError
 
 
 class StreamQAC(StreamLearner):
@@ -70,7 +71,13 @@ class StreamQAC(StreamLearner):
     ) -> None:
         config = config or StreamSACConfig()
         is_soft = isinstance(config, StreamSACConfig)
-        actor = actor or Actor(config.hidden, Head.SQUASHED_SOFTPLUS if is_soft else Head.DETERMINISTIC)
+        heads = [Head.SQUASHED_SOFTPLUS, Head.SQUASHED] if is_soft else [Head.DETERMINISTIC]
+        actor = actor or Actor(config.hidden, heads[0])
+        if actor.head not in heads:
+            raise UsageError(
+                f"{type(config).__name__} needs an actor that is {' or '.join(head.value for head in heads)}, "
+                f"got {actor.head.value}"
+            )
         networks = [
             Network("actor", actor.hidden, action_dim * (1 + is_soft), config.actor_rule, actor.unit),
             Network("critic", config.hidden, 1, config.rule, config.critic_unit, action_inputs=action_dim),
