@@ -205,9 +205,7 @@ def test_options_that_mean_nothing_are_refused(options: dict, words: str) -> Non
 
 
 def test_an_actor_of_another_form_is_refused() -> None:
-    with pytest.raises(
-        UsageError, match="StreamDACConfig needs an actor that is deterministic, got squashed"
-    ):
+    with pytest.raises(UsageError, match="needs an actor that is deterministic, got squashed"):
         StreamQAC(OBS, ACTIONS, 1, DETERMINISTIC, actor=SAC_ACTOR)
 
 

@@ -75,8 +75,8 @@ class StreamQAC(StreamLearner):
         actor = actor or Actor(config.hidden, heads[0])
         if actor.head not in heads:
             raise UsageError(
-                f"{type(config).__name__} needs an actor that is {' or '.join(head.value for head in heads)}, "
-                f"got {actor.head.value}"
+                f"{type(config).__name__} needs an actor that is "
+                f"{' or '.join(head.value for head in heads)}, got {actor.head.value}"
             )
         networks = [
             Network("actor", actor.hidden, action_dim * (1 + is_soft), config.actor_rule, actor.unit),
