@@ -1,26 +1,28 @@
 r"""S2AC and SDAC: streaming actors that follow the gradient of action values (arXiv:2603.08588).
 
-    a = f(s, x) with noise x                                     (see `squashed`)
-    delta  = r + gamma (Q(s', a') - alpha / sigma log pi(a'|s')) - Q(s, a),     0 for Q' at a true end
+    a = f(s, x) with noise x                                                   (see `squashed`)
+    delta  = r + gamma (Q(s', a') - alpha / sigma log pi(a'|s')) - Q(s, a),    no Q' after a true end
     critic:  g = grad Q(s, a),  z <- gamma lambda z + g, and a step by `rule` along z
     actor:   g = grad [Q(s, f(s, x)) - alpha / sigma log pi(f(s, x)|s)], and a step by `actor_rule`
 
 S2AC is the soft actor-critic (arXiv:1801.01290), a squashed Gaussian. Rewards are divided by sigma, the
 deviation of their discounted sum, and so is the temperature alpha: a nat of entropy keeps its worth in
-rewards. SDAC is the deterministic one (arXiv:1802.09477), alpha = 0: a' has Gaussian noise, which smooths
-the target, the same that explores.
+rewards. SDAC is the deterministic one (arXiv:1802.09477), without entropy: a' has Gaussian noise, which
+smooths the target, the same that explores.
 
 Every Q is that of the parameters before the step. The critic is one network: no replay, target network
 or second critic. a' comes from the noise that the next action comes from, so that successive errors
-telescope but for the actor's last step. dQ/da is a product of the critic's backward pass that its own
-gradient needs anyway, so that an update costs about as much as that of stream AC.
+telescope but for the actor's last step. dQ/da falls out of the backward pass of grad Q(s, a).
 
-The paper's actor optimiser, temperature and noise are not known to us: `actor_rule`, `alpha` and
-`noise_std` are our own, chosen by what they reached on HalfCheetah-v5 and Hopper-v5. An actor has no
-trace, and no error by which its rule could scale a gradient. It gets the gradient by the actor's outputs, d, in two
-parts: its length in place of the TD error and its direction through the network. ObGD and Adam see
-length times direction; the Intentional rule moves the outputs by `actor_eta` times d over the running
-mean of its length.
+What of the paper is known to us is this much, and that the networks, initialisation and normalisers are
+those of stream AC. How its actor is optimised, alpha and the noise are not: `actor_rule`, `alpha` and
+`noise_std` are ours, chosen by what they reached on HalfCheetah-v5 and Hopper-v5 in 100,000 steps. That
+SDAC's actor follows dQ/da at the action with its noise, instead of without, is ours too.
+
+An actor has no TD error for its rule to scale a gradient by. The gradient by the actor's outputs comes in
+two parts: its length stands in for the error, its direction goes back through the network. ObGD, SGD and
+Adam see their product; the Intentional rule moves the outputs by `actor_eta` times the gradient over
+the running mean of its length.
 """
 
 from __future__ import annotations

@@ -66,10 +66,8 @@ def advance(
                 actor_step = finish_update(layout.rules[ACTOR], streams.rules[i, ACTOR])
         enter_state(i, layout, switches, hyper[i], streams, batch, work.activations)
         move(i, ACTOR, actor_step, True, layout, streams, work.direction)
-        y, inputs = (
-            output(ACTOR, layout, streams.activations[i]),
-            _action_input(layout, streams.activations[i]),
-        )
+        y = output(ACTOR, layout, streams.activations[i])
+        inputs = _action_input(layout, streams.activations[i])
         squashed_action(switches[HEAD], y, work.action[0], hyper[i], streams.action[i], inputs)
         move(i, CRITIC, critic_step, resets, layout, streams, work.direction)
 
