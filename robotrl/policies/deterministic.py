@@ -70,7 +70,7 @@ class DeterministicPolicy(TanhPolicy):
 class LayerNormDeterministicConfig(LayerNormPolicyConfig):
     """tanh of an MLP with LayerNorm, plus noise when exploring."""
 
-    noise_std: float = 0.1
+    noise_std: float = 0.2
     """Standard deviation of the exploration noise, in units of the action range's half width; >= 0."""
 
     def __post_init__(self) -> None:

@@ -122,8 +122,7 @@ class StreamPolicyConfig(StreamConfig):
     actor_kappa: float = 3.0
     """Of obgd and adaptive_obgd: one over the most a step moves the actor, 1-norm; > 0."""
     actor_eta: float = 0.05
-    """Of the intentional rules: how far a step is meant to move what it improves, log pi or, of an actor
-    that follows action values, its outputs, for an error or gradient of the usual size; > 0."""
+    """Of the intentional rules: how far log pi moves per error of the usual size; > 0."""
     actor_learning_rate: float = 1e-4
     """Of sgd and adam; > 0."""
     actor_rest_steps: int = 0
@@ -155,6 +154,8 @@ class StreamACConfig(StreamPolicyConfig):
 class StreamQACConfig(StreamPolicyConfig):
     """What S2AC and SDAC share."""
 
+    actor_eta: float = 0.1
+    """Of intentional: how far the outputs move by a gradient of the usual size; > 0."""
     actor_rule: Rule = Rule.INTENTIONAL
     """The actor's: obgd, adaptive_obgd, intentional, sgd or adam; `rule` is the critic's."""
 
@@ -171,7 +172,7 @@ class StreamQACConfig(StreamPolicyConfig):
 class StreamSACConfig(StreamQACConfig):
     """Hyperparameters of S2AC."""
 
-    alpha: float = 0.1
+    alpha: float = 0.02
     """Temperature: what a nat of entropy is worth, in units of the raw reward; >= 0."""
     std_floor: float = 1e-3
     """Added to sigma before tanh; >= 0."""
@@ -185,8 +186,8 @@ class StreamSACConfig(StreamQACConfig):
 class StreamDACConfig(StreamQACConfig):
     """Hyperparameters of SDAC."""
 
-    noise_std: float = 0.1
-    """Standard deviation of the exploration noise, in units of the action range's half width; >= 0."""
+    noise_std: float = 0.2
+    """Standard deviation of the noise that explores and smooths the target, in units of the action range's half width; >= 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
