@@ -83,11 +83,13 @@ class Workspace(NamedTuple):
         direction: (P,).
         activations: (C,) of each network at the successor state.
         gradient: (2, W) for W the widest layer and its bias.
+        action: (2, A) of learners of action values: the next draw's noise, and dQ / da.
     """
 
     direction: Reals
     activations: Reals
     gradient: Reals
+    action: Doubles
 
 
 class Transitions(NamedTuple):
@@ -134,7 +136,9 @@ GAMMA, LAMBDA, ENTROPY, EPSILON_START, EPSILON_END, EPSILON_STEPS, STD_FLOOR = 0
 ACTOR_REST = 7  # control steps before the actor learns
 LOG_STD_LOW, LOG_STD_HIGH = 8, 9  # between which log sigma is cut, of the exponential head
 OBS_CLIP = 10  # at which normalised observations are cut
-NUM_HYPER_COLUMNS = 11
+ALPHA = 11  # temperature, in units of the raw reward
+NOISE_STD = 12  # of a deterministic policy's exploration
+NUM_HYPER_COLUMNS = 13
 
 # switches
 NORMALIZE_OBS = 0
