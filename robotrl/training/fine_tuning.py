@@ -122,7 +122,7 @@ def _sac_critic(policy: Policy, source: TrainConfig, state: dict[str, Any]) -> t
     config: SACConfig = source.algorithm
     if config.critic_norm is not Norm.NONE or config.value_range is not None:
         raise UsageError(
-            "streams go on from critics without LayerNorm and value bins only: set algorithm.keep_critic=false"
+            "streams take critics without LayerNorm and value bins only: set algorithm.keep_critic=false"
         )
     sac = SAC(policy.specs, policy, config, torch.Generator())
     sac.critic.load_state_dict(state["algorithm"]["critic"])
