@@ -11,7 +11,9 @@ that ends an episode.
 
 Differences from the released code (`preset=reference` is as released): an episode that the time limit
 cuts bootstraps from its true last observation, instead of an end that the time input announces; the
-policy's standard deviation has a floor; see `network`, `normalization` and `config.Preset` for the rest.
+policy's standard deviation has a floor; the Intentional rule moves a categorical policy's logits by eta
+delta instead of log pi, see `rules.intentional`: as released, every seed of CartPole-v1 ended with one
+action for all states; see `network`, `normalization` and `config.Preset` for the rest.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ import numpy.typing as npt
 
 from robotrl.algorithms.streaming import actor_critic_kernel
 from robotrl.algorithms.streaming.compiled import Doubles, Reals
-from robotrl.algorithms.streaming.config import StreamACConfig
+from robotrl.algorithms.streaming.config import Preset, StreamACConfig
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
-from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.algorithms.streaming.rules.codes import INTENTIONAL_LOGITS, Rule
 from robotrl.algorithms.streaming.setup import Network, Sweep
 from robotrl.algorithms.streaming.state import LOG_STD_HIGH, LOG_STD_LOW, OBS_CLIP, STD_FLOOR
 from robotrl.algorithms.streaming.units import Unit
+from robotrl.core.errors import UsageError
 
 
 class Actor(NamedTuple):
@@ -86,6 +89,11 @@ class StreamAC(StreamLearner):
         config = config or StreamACConfig()
         critic_rule = Rule.INTENTIONAL if config.rule.is_intentional else config.rule
         actor = actor or Actor(config.hidden, Head.CATEGORICAL if discrete else Head.SOFTPLUS)
+        if discrete and config.rule is Rule.INTENTIONAL_FISHER:
+            raise UsageError(
+                "rule=intentional_fisher is for Gaussian policies; with discrete=True, rule=intentional has a "
+                "normaliser that does not depend on the sampled action"
+            )
         outputs = action_dim if discrete else 2 * action_dim
         constants = action_dim if actor.head is Head.CONSTANT else 0
         networks = [
@@ -97,6 +105,8 @@ class StreamAC(StreamLearner):
             networks, obs_dim, width, actor.head, num_streams, config, seed, sweep, num_threads, dtype
         )
         self.action_dim, self.discrete, self.actor = action_dim, discrete, actor
+        if discrete and config.rule is Rule.INTENTIONAL and config.preset is Preset.DEFAULT:
+            self._layout.rules[0] = INTENTIONAL_LOGITS
         self._hyper[:, [LOG_STD_LOW, LOG_STD_HIGH]] = actor.log_std_bounds
         self._hyper[:, OBS_CLIP] = actor.obs_clip
         if actor.head is Head.SQUASHED:  # its lower bound is floor enough

@@ -75,6 +75,12 @@ def uniform(state: Words) -> float:
 
 
 @kernel
+def uniform_index(state: Words, count: int) -> int:
+    """Draw from 0 .. count - 1 and advance the (1,) state."""
+    return min(int(uniform(state) * count), count - 1)
+
+
+@kernel
 def fill_normal(state: Words, out: Reals) -> None:
     """Fill a vector with standard normal draws (Box & Muller 1958)."""
     for k in range(0, len(out), 2):

@@ -13,6 +13,7 @@ from robotrl.algorithms.streaming.compiled import (
     constant,
     kernel,
     uniform,
+    uniform_index,
 )
 from robotrl.algorithms.streaming.episode import (
     enter_state,
@@ -87,5 +88,5 @@ def explore(q: Reals, hyper: Doubles, steps: int, random: Words) -> int:
     part = min(1.0, steps / hyper[EPSILON_STEPS])
     epsilon = hyper[EPSILON_START] + part * (hyper[EPSILON_END] - hyper[EPSILON_START])
     if uniform(random) <= epsilon:
-        return min(int(uniform(random) * len(q)), len(q) - 1)
+        return uniform_index(random, len(q))
     return argmax(q)
