@@ -137,8 +137,8 @@ def test_a_failure_after_long_success_moves_logits_by_a_bounded_error(rule: int,
     for _ in range(2000):
         begin_update(rule, 0.001, 0.792, True, state)
     begin_update(rule, -1.0, 0.792, True, state)
-    # the usual error is (0.001 (1 - d^2000) d + (1 - d) 20 r) / (1 - d^2001) with d = 0.9998 and r the root of
-    # the mean square, 0.02465: 0.001298, and 20 r = 0.493 of the 1 are counted before it divides
+    # with d = 0.9998 the root mean square is r = 0.02465, and 20 r = 0.493 of the 1 are counted; the usual
+    # error, by which they are divided, is (0.001 (1 - d^2000) d + (1 - d) 20 r) / (1 - d^2001) = 0.001298
     assert state[DELTA] == pytest.approx(-moved, abs=0.1)
 
 

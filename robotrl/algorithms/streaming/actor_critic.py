@@ -91,8 +91,8 @@ class StreamAC(StreamLearner):
         actor = actor or Actor(config.hidden, Head.CATEGORICAL if discrete else Head.SOFTPLUS)
         if discrete and config.rule is Rule.INTENTIONAL_FISHER:
             raise UsageError(
-                "rule=intentional_fisher is for Gaussian policies; with discrete=True, rule=intentional has a "
-                "normaliser that does not depend on the sampled action"
+                "rule=intentional_fisher is for Gaussian policies; with discrete=True give rule=intentional, "
+                "whose normaliser does not depend on the sampled action there either"
             )
         outputs = action_dim if discrete else 2 * action_dim
         constants = action_dim if actor.head is Head.CONSTANT else 0

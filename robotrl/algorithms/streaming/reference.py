@@ -62,7 +62,8 @@ class ReferenceRule:
     def __init__(
         self, rule: Rule, rate: float, layers: Layers, is_policy: bool, bounded: bool = False
     ) -> None:
-        self.rule, self.rate, self.layers, self.is_policy, self.bounded = rule, rate, layers, is_policy, bounded
+        self.rule, self.rate, self.layers = rule, rate, layers
+        self.is_policy, self.bounded = is_policy, bounded
         self.trace = [torch.zeros_like(w) for w in layers]
         self.square = [torch.zeros_like(w) for w in layers]
         self.mean = [torch.zeros_like(w) for w in layers]
