@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import gymnasium
@@ -31,7 +31,12 @@ import torch
 from bench_common import RESULTS, interval_of_mean, provenance, write_json
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
-from robotrl.algorithms.streaming.config import StreamACConfig, StreamQConfig, StreamQRCConfig
+from robotrl.algorithms.streaming.config import (
+    StreamACConfig,
+    StreamConfig,
+    StreamQConfig,
+    StreamQRCConfig,
+)
 from robotrl.algorithms.streaming.q_learning import StreamQ
 from robotrl.algorithms.streaming.qrc import StreamQRC
 from robotrl.algorithms.streaming.rules.codes import Rule
@@ -68,17 +73,17 @@ CLASSIC = {
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 MINATAR = {f"minatar/{name}": Setting(1_000_000, 128, 100_000, seeds=3) for name in GAMES}
 TASKS = CLASSIC | MINATAR
-METHODS: dict[str, dict[str, Any]] = {
-    "q": {},
-    "sarsa": {},
-    "q_long": {"gamma": 0.999, "trace_lambda": 0.95},
-    "sarsa_long": {"gamma": 0.999, "trace_lambda": 0.95},
-    "qrc": {},
-    "ac": {},
-    "ac_obgd": {"rule": Rule.OBGD},
+Learner = StreamQ | StreamAC
+METHODS: dict[str, tuple[type[Learner], StreamConfig]] = {
+    "q": (StreamQ, StreamQConfig()),
+    "sarsa": (StreamQ, StreamQConfig(on_policy=True)),
+    "q_long": (StreamQ, StreamQConfig(gamma=0.999, trace_lambda=0.95, critic_eta=0.1)),
+    "sarsa_long": (StreamQ, StreamQConfig(gamma=0.999, trace_lambda=0.95, critic_eta=0.1, on_policy=True)),
+    "qrc": (StreamQRC, StreamQRCConfig()),
+    "qrc_fast": (StreamQRC, StreamQRCConfig(critic_learning_rate=1e-3, correction_learning_rate=1e-4)),
+    "ac": (StreamAC, StreamACConfig()),
+    "ac_obgd": (StreamAC, StreamACConfig(rule=Rule.OBGD)),
 }
-"""What differs from the learners' defaults."""
-Learner = StreamQ | StreamAC | StreamQRC
 
 
 class MinAtar(gymnasium.Env):
@@ -142,17 +147,12 @@ def make(task: str, limit: int | None) -> gymnasium.Env:
 
 def make_learner(method: str, task: Setting, obs_dim: int, num_actions: int) -> Learner:
     """Return a learner with a stream per seed."""
-    hidden = [task.hidden, task.hidden]
-    changes = METHODS[method]
-    if method.startswith("ac"):
-        config = StreamACConfig(hidden=hidden, **changes)
+    learner, config = METHODS[method]
+    config = replace(config, hidden=[task.hidden, task.hidden])
+    if isinstance(config, StreamACConfig):
         return StreamAC(obs_dim, num_actions, task.seeds, config, discrete=True, num_threads=1)
-    if method == "qrc":
-        qrc_config = StreamQRCConfig(hidden=hidden, exploration_steps=task.exploration_steps)
-        return StreamQRC(obs_dim, num_actions, task.seeds, qrc_config, num_threads=1)
-    q_config = StreamQConfig(hidden=hidden, exploration_steps=task.exploration_steps, **changes)
-    on_policy = method.startswith("sarsa")
-    return StreamQ(obs_dim, num_actions, task.seeds, q_config, on_policy=on_policy, num_threads=1)
+    config = replace(config, exploration_steps=task.exploration_steps)
+    return learner(obs_dim, num_actions, task.seeds, config, num_threads=1)
 
 
 def train(method: str, name: str, task: Setting) -> dict[str, Any]:

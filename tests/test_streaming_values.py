@@ -58,9 +58,15 @@ def test_td_is_the_formula(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", [Rule.OBGD, Rule.INTENTIONAL, Rule.ADAM], ids=lambda rule: rule.value)
 def test_control_is_the_formula(rule: Rule, on_policy: bool, preset: Preset) -> None:
     config = StreamQConfig(
-        rule=rule, hidden=[12, 8], sparsity=0.5, preset=preset, exploration_steps=150, epsilon_end=0.2
+        rule=rule,
+        hidden=[12, 8],
+        sparsity=0.5,
+        preset=preset,
+        exploration_steps=150,
+        epsilon_end=0.2,
+        on_policy=on_policy,
     )
-    learner = StreamQ(OBS, ACTIONS, STREAMS, config, seed=1, on_policy=on_policy, dtype=np.float64)
+    learner = StreamQ(OBS, ACTIONS, STREAMS, config, seed=1, dtype=np.float64)
     made, walk = references(learner), Walk(STREAMS, OBS)
     random = learner.streams.random.copy()
 

@@ -91,6 +91,8 @@ class StreamQConfig(StreamConfig):
     """The same after exploration_steps; in [0, 1]."""
     exploration_steps: int = 25_000
     """Control steps over which epsilon falls linearly; >= 1."""
+    on_policy: bool = False
+    """SARSA(lambda) instead of Q(lambda)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,6 +115,8 @@ class StreamQRCConfig(StreamQConfig):
         checks.above(self, 0, "correction_learning_rate")
         if self.rule is not Rule.SGD:
             raise ValueError(f"QRC(lambda) knows rule=sgd only, got {self.rule.value}")
+        if self.on_policy:
+            raise ValueError("QRC(lambda) learns the greedy policy's values only, got on_policy=True")
 
 
 @dataclass

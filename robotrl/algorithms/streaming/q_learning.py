@@ -15,6 +15,7 @@ in the last one of the episode before (`preset=reference` does that); those of `
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,13 +38,15 @@ class StreamQ(StreamLearner):
         num_streams: N.
         config: hyperparameters.
         seed: of weights and draws.
-        on_policy: SARSA instead of Q.
         sweep: hyperparameters that differ between streams.
         num_threads: CPU threads; all CPUs of the process by default.
         dtype: of networks and traces, float32 or float64.
     """
 
     config: StreamQConfig
+    default_config: ClassVar[type[StreamQConfig]] = StreamQConfig
+    networks: ClassVar[tuple[str, ...]] = ("critic",)
+    """Their names, that of the action values first."""
 
     def __init__(
         self,
@@ -52,17 +55,16 @@ class StreamQ(StreamLearner):
         num_streams: int = 1,
         config: StreamQConfig | None = None,
         seed: int = 0,
-        on_policy: bool = False,
         sweep: Sweep | None = None,
         num_threads: int | None = None,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        config = config or StreamQConfig()
-        networks = [Network("critic", config.hidden, num_actions, config.rule)]
+        config = config or self.default_config()
+        networks = [Network(name, config.hidden, num_actions, config.rule) for name in self.networks]
         super().__init__(
             networks, obs_dim, 1, Head.CATEGORICAL, num_streams, config, seed, sweep, num_threads, dtype
         )
-        self._switches[ON_POLICY] = on_policy
+        self._switches[ON_POLICY] = config.on_policy
 
     @property
     def _advance(self) -> Callable[..., None]:

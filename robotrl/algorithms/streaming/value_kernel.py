@@ -75,11 +75,17 @@ def advance(
             step = finish_update(layout.rules[CRITIC], streams.rules[i, CRITIC])
         enter_state(i, layout, switches, hyper[i], streams, batch, work.activations)
         move(i, CRITIC, step, resets, layout, streams, work.direction)
-        q = output(CRITIC, layout, streams.activations[i])
-        if next_action < 0:
-            next_action = explore(q, hyper[i], streams.clock[i, 1], streams.random[i])
-        streams.action[i, 0] = next_action
-        streams.greedy[i] = next_action == argmax(q)
+        choose(i, next_action, layout, hyper[i], streams)
+
+
+@kernel
+def choose(i: int, action: int, layout: Layout, hyper: Doubles, streams: Streams) -> None:
+    """Make `action` that of the current state of stream i; draw one where it is negative."""
+    q = output(CRITIC, layout, streams.activations[i])
+    if action < 0:
+        action = explore(q, hyper, streams.clock[i, 1], streams.random[i])
+    streams.action[i, 0] = action
+    streams.greedy[i] = action == argmax(q)
 
 
 @kernel
