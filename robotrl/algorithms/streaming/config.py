@@ -91,6 +91,9 @@ class StreamQConfig(StreamConfig):
     """The same after exploration_steps; in [0, 1]."""
     exploration_steps: int = 25_000
     """Control steps over which epsilon falls linearly; >= 1."""
+    repeat_exponent: float | None = None
+    """Keep a random action for n steps with probability proportional to n^-repeat_exponent (epsilon-z-greedy,
+    arXiv:2006.01782; 2 there), for tasks where single random actions lead nowhere; > 1. Null for one step."""
     on_policy: bool = False
     """SARSA(lambda) instead of Q(lambda)."""
 
@@ -99,6 +102,7 @@ class StreamQConfig(StreamConfig):
         _refuse_policy_rule(self)
         checks.within(self, "[0, 1]", "epsilon_start", "epsilon_end")
         checks.at_least(self, 1, "exploration_steps")
+        checks.above(self, 1, "repeat_exponent")
 
 
 @dataclass

@@ -5,7 +5,8 @@ r"""Stream Q(lambda) and SARSA(lambda): values of discrete actions, learned onli
 
 g = grad Q(s, a) enters the trace z <- gamma lambda z + g, along which one of `rules` takes a step.
 Traces are cleared after the step that ends an episode, and in Q(lambda) after one whose action was not
-the greedy one. Epsilon falls linearly from `epsilon_start` to `epsilon_end`.
+the greedy one. Epsilon falls linearly from `epsilon_start` to `epsilon_end`; with `repeat_exponent` a random
+action is kept for several steps (Dabney, Ostrovski & Barreto 2020, arXiv:2006.01782).
 
 Differences from the released code: SARSA's first action of an episode is drawn in its first state, not
 in the last one of the episode before (`preset=reference` does that); those of `normalization` and
