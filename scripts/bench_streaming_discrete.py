@@ -4,8 +4,8 @@
 
 One learner of N streams holds N seeds, each beside an environment of its own.
 
-Classic control is Gymnasium's, by the protocol of arXiv:2410.14606 but for fewer steps of CartPole and Acrobot
-(200,000 instead of 500,000): networks of 2 x 32, epsilon from 1 to 0.01 within the first 5 %, and episodes of
+Classic control is Gymnasium's, by the protocol of arXiv:2410.14606, but with 200,000 steps instead of 500,000
+for CartPole and Acrobot: networks of 2 x 32, epsilon from 1 to 0.01 within the first 5 %, and episodes of
 up to 10,000 steps while learning. Afterwards each seed's policy is tried without exploration and learning for
 100 episodes at the registered limits of 500, 500 and 200 steps: `greedy` is its mean return, `solved` counts
 the seeds where that reaches the threshold which Gymnasium registers (475, -100, -110). `online` is the mean
