@@ -69,6 +69,9 @@ class StreamAC(StreamLearner):
         num_threads: CPU threads; all CPUs of the process by default.
         dtype: of networks and traces, float32 or float64.
         actor: what the policy is made of, instead of `config.hidden` with a softplus deviation.
+
+    Raises:
+        UsageError: `config.rule` is for Gaussian policies, and the actions are discrete.
     """
 
     config: StreamACConfig
@@ -104,9 +107,9 @@ class StreamAC(StreamLearner):
         super().__init__(
             networks, obs_dim, width, actor.head, num_streams, config, seed, sweep, num_threads, dtype
         )
-        self.action_dim, self.discrete, self.actor = action_dim, discrete, actor
         if discrete and config.rule is Rule.INTENTIONAL and config.preset is Preset.DEFAULT:
             self._layout.rules[0] = INTENTIONAL_LOGITS
+        self.action_dim, self.discrete, self.actor = action_dim, discrete, actor
         self._hyper[:, [LOG_STD_LOW, LOG_STD_HIGH]] = actor.log_std_bounds
         self._hyper[:, OBS_CLIP] = actor.obs_clip
         if actor.head is Head.SQUASHED:  # its lower bound is floor enough
