@@ -34,7 +34,6 @@ from bench_common import RESULTS, interval_of_mean, provenance, write_json
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.config import (
     StreamACConfig,
-    StreamConfig,
     StreamQConfig,
     StreamQRCConfig,
 )
@@ -75,17 +74,15 @@ GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 MINATAR = {f"minatar/{name}": Setting(300_000, 128, 30_000, seeds=3) for name in GAMES}
 TASKS = CLASSIC | MINATAR
 Learner = StreamQ | StreamAC
-METHODS: dict[str, tuple[type[Learner], StreamConfig]] = {
-    "q": (StreamQ, StreamQConfig()),
-    "sarsa": (StreamQ, StreamQConfig(on_policy=True)),
-    "q_long": (StreamQ, StreamQConfig(gamma=0.999, trace_lambda=0.95, critic_eta=0.1)),
-    "sarsa_long": (StreamQ, StreamQConfig(gamma=0.999, trace_lambda=0.95, critic_eta=0.1, on_policy=True)),
-    "q_repeat": (StreamQ, StreamQConfig(repeat_exponent=2.0)),
-    "sarsa_repeat": (StreamQ, StreamQConfig(repeat_exponent=2.0, on_policy=True)),
-    "qrc": (StreamQRC, StreamQRCConfig()),
-    "qrc_fast": (StreamQRC, StreamQRCConfig(critic_learning_rate=1e-3, correction_learning_rate=1e-4)),
-    "ac": (StreamAC, StreamACConfig()),
-    "ac_obgd": (StreamAC, StreamACConfig(rule=Rule.OBGD)),
+METHODS: dict[str, StreamQConfig | StreamACConfig] = {
+    "q": StreamQConfig(),
+    "sarsa": StreamQConfig(on_policy=True),
+    "q_repeat": StreamQConfig(repeat_exponent=2.0),
+    "sarsa_repeat": StreamQConfig(repeat_exponent=2.0, on_policy=True),
+    "qrc": StreamQRCConfig(),
+    "qrc_fast": StreamQRCConfig(critic_learning_rate=1e-3, correction_learning_rate=1e-4),
+    "ac": StreamACConfig(),
+    "ac_obgd": StreamACConfig(rule=Rule.OBGD),
 }
 
 
@@ -124,7 +121,9 @@ class Environments:
 
     def __init__(self, task: str, num_envs: int, limit: int | None, seed: int) -> None:
         self.envs = [make(task, limit) for _ in range(num_envs)]
-        self.num_actions = int(self.envs[0].action_space.n)
+        space = self.envs[0].action_space
+        assert isinstance(space, gymnasium.spaces.Discrete)
+        self.num_actions = int(space.n)
         self.obs = np.array([env.reset(seed=seed + i)[0] for i, env in enumerate(self.envs)], np.float64)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -135,8 +134,8 @@ class Environments:
         for i, env in enumerate(self.envs):
             final[i], reward[i], terminated[i], truncated[i], _ = env.step(int(actions[i]))
         self.obs = final.copy()
-        for i in (terminated | truncated).nonzero()[0]:
-            self.obs[i], _ = self.envs[i].reset()
+        for ended in (terminated | truncated).nonzero()[0]:
+            self.obs[ended], _ = self.envs[ended].reset()
         return reward, terminated, truncated, self.obs, final
 
 
@@ -150,11 +149,11 @@ def make(task: str, limit: int | None) -> gymnasium.Env:
 
 def make_learner(method: str, task: Setting, obs_dim: int, num_actions: int) -> Learner:
     """Return a learner with a stream per seed."""
-    learner, config = METHODS[method]
-    config = replace(config, hidden=[task.hidden, task.hidden])
+    config = replace(METHODS[method], hidden=[task.hidden, task.hidden])
     if isinstance(config, StreamACConfig):
         return StreamAC(obs_dim, num_actions, task.seeds, config, discrete=True, num_threads=1)
     config = replace(config, exploration_steps=task.exploration_steps)
+    learner = StreamQRC if isinstance(config, StreamQRCConfig) else StreamQ
     return learner(obs_dim, num_actions, task.seeds, config, num_threads=1)
 
 

@@ -64,7 +64,8 @@ class StreamAC(StreamLearner):
         num_streams: N.
         config: hyperparameters.
         seed: of weights and draws.
-        discrete: whether actions are indices in 0 .. A - 1; `act` then returns (N, 1).
+        discrete: whether actions are indices in 0 .. A - 1; `act` then returns (N, 1), and the Intentional
+            rule is that of logits.
         sweep: hyperparameters that differ between streams.
         num_threads: CPU threads; all CPUs of the process by default.
         dtype: of networks and traces, float32 or float64.

@@ -29,7 +29,8 @@ class StreamConfig:
     preset: Preset = Preset.DEFAULT
     """default, or reference for the published behaviour."""
     rule: Rule = Rule.INTENTIONAL
-    """obgd, adaptive_obgd, intentional, intentional_fisher, sgd or adam."""
+    """obgd, adaptive_obgd, intentional, intentional_fisher (Gaussian policies), sgd or adam. With discrete
+    actions, intentional is about logits, see `rules.intentional`."""
     gamma: float = 0.99
     """Discount; in [0, 1)."""
     trace_lambda: float = 0.8
