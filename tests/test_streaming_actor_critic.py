@@ -114,12 +114,13 @@ def test_an_actor_that_rests_leaves_the_critic_to_learn(unit: Unit) -> None:
     check(config, KINDS["ppo"], steps=120)
 
 
+@pytest.mark.parametrize("kind", ["softplus", "categorical"])
 @pytest.mark.parametrize("rule", [Rule.OBGD, Rule.INTENTIONAL], ids=lambda rule: rule.value)
-def test_reference_preset_is_as_released(rule: Rule) -> None:
+def test_reference_preset_is_as_released(rule: Rule, kind: str) -> None:
     config = StreamACConfig(
         preset=Preset.REFERENCE, rule=rule, hidden=[16, 12], sparsity=0.5, std_floor=0.0, episode_steps=40
     )
-    check(config, KINDS["softplus"], steps=250)
+    check(config, KINDS[kind], steps=250)
 
 
 def test_it_stays_exact_over_thousands_of_steps() -> None:
