@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from streaming_common import Walk, close
 
 from robotrl.algorithms.streaming.actor_critic import Actor, StreamAC
-from robotrl.algorithms.streaming.compiled import fill_normal, uniform
+from robotrl.algorithms.streaming.compiled import fill_normal, uniform, uniform_index
 from robotrl.algorithms.streaming.config import Preset, StreamACConfig
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.reference import ReferenceAC
-from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.algorithms.streaming.rules.codes import INTENTIONAL_LOGITS, Rule
+from robotrl.algorithms.streaming.state import DELTA, NUM_RULE_COLUMNS
 from robotrl.algorithms.streaming.units import Unit
+from robotrl.algorithms.streaming.update import begin_update
+from robotrl.core.errors import UsageError
 
 OBS, ACTIONS, STREAMS = 5, 3, 2
 SWEEP = {"gamma": [0.99, 0.9], "trace_lambda": [0.8, 0.0], "entropy_coef": [0.01, 0.1]}
@@ -67,8 +71,11 @@ def check(config: StreamACConfig, kind: Actor, steps: int) -> None:
         step = walk.step()
         stream_ac.update(*step)
         for i, reference in enumerate(made):
-            fisher = config.rule is Rule.INTENTIONAL_FISHER
-            other = draw(stream_ac, i, reference, random[i]) if fisher else None
+            other = None
+            if reference.moves_logits:
+                other = torch.tensor(uniform_index(random[i], ACTIONS))
+            elif config.rule is Rule.INTENTIONAL_FISHER:
+                other = draw(stream_ac, i, reference, random[i])
             taken = int(action[i, 0]) if discrete else action[i]
             reference.update(taken, *(float(x[i]) for x in step[:3]), step[3][i], step[4][i], other)
             for head, rule in (("actor", reference.actor_rule), ("critic", reference.critic_rule)):
@@ -89,6 +96,8 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.value)
 def test_every_rule_is_the_formula(rule: Rule, kind: Actor) -> None:
+    if rule is Rule.INTENTIONAL_FISHER and kind.head is Head.CATEGORICAL:
+        pytest.skip("refused, see below")
     steps = 250 if kind.unit is Unit.LAYER_NORM else 80
     check(StreamACConfig(rule=rule, hidden=[16, 12], sparsity=0.5), kind, steps)
 
@@ -105,13 +114,49 @@ def test_an_actor_that_rests_leaves_the_critic_to_learn(unit: Unit) -> None:
     check(config, KINDS["ppo"], steps=120)
 
 
+@pytest.mark.parametrize("kind", ["softplus", "categorical"])
 @pytest.mark.parametrize("rule", [Rule.OBGD, Rule.INTENTIONAL], ids=lambda rule: rule.value)
-def test_reference_preset_is_as_released(rule: Rule) -> None:
+def test_reference_preset_is_as_released(rule: Rule, kind: str) -> None:
     config = StreamACConfig(
         preset=Preset.REFERENCE, rule=rule, hidden=[16, 12], sparsity=0.5, std_floor=0.0, episode_steps=40
     )
-    check(config, KINDS["softplus"], steps=250)
+    check(config, KINDS[kind], steps=250)
 
 
 def test_it_stays_exact_over_thousands_of_steps() -> None:
     check(StreamACConfig(hidden=[8]), Actor([8], Head.SQUASHED, Unit.ELU, (-5.0, 2.0)), steps=1500)
+
+
+def test_fisher_rule_is_for_gaussian_policies() -> None:
+    with pytest.raises(UsageError, match="intentional_fisher is for Gaussian policies"):
+        StreamAC(OBS, ACTIONS, config=StreamACConfig(rule=Rule.INTENTIONAL_FISHER), discrete=True)
+
+
+@pytest.mark.parametrize(("rule", "moved"), [(INTENTIONAL_LOGITS, 20.0), (Rule.INTENTIONAL.code, 379.65)])
+def test_a_failure_after_long_success_moves_logits_by_a_bounded_error(rule: int, moved: float) -> None:
+    state = np.zeros(NUM_RULE_COLUMNS)
+    for _ in range(2000):
+        begin_update(rule, 0.001, 0.792, True, state)
+    begin_update(rule, -1.0, 0.792, True, state)
+    # with d = 0.9998 the root mean square is r = 0.02465, and 20 r = 0.493 of the 1 are counted; the usual
+    # error, by which they are divided, is (0.001 (1 - d^2000) d + (1 - d) 20 r) / (1 - d^2001) = 0.001298
+    assert state[DELTA] == pytest.approx(-moved, abs=0.1)
+
+
+def test_categorical_policy_keeps_what_it_learned() -> None:
+    envs = [gymnasium.make("CartPole-v1") for _ in range(4)]
+    stream_ac = StreamAC(4, 2, 4, StreamACConfig(hidden=[32, 32]), discrete=True, dtype=np.float64)
+    obs = np.array([env.reset(seed=i)[0] for i, env in enumerate(envs)])
+    lengths: list[list[int]] = [[0] for _ in envs]
+    stream_ac.start(obs)
+    for _ in range(15_000):
+        steps = [env.step(int(a)) for env, a in zip(envs, stream_ac.act()[:, 0], strict=True)]
+        final, reward, terminated, truncated = (np.array([s[k] for s in steps]) for k in range(4))
+        obs = final.copy()
+        for i in (terminated | truncated).nonzero()[0]:
+            obs[i] = envs[i].reset()[0]
+            lengths[i].append(0)
+        for episodes in lengths:
+            episodes[-1] += 1
+        stream_ac.update(reward, terminated, truncated, obs, final)
+    assert min(np.mean(episodes[-6:-1]) for episodes in lengths) > 200

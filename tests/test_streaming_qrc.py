@@ -114,3 +114,5 @@ def test_qrc_is_the_formula() -> None:
 def test_other_rules_are_refused() -> None:
     with pytest.raises(ValueError, match="knows rule=sgd only, got obgd"):
         StreamQRCConfig(rule=Rule.OBGD)
+    with pytest.raises(ValueError, match="greedy policy's values only"):
+        StreamQRCConfig(on_policy=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from streaming_common import Walk, close
 
-from robotrl.algorithms.streaming.compiled import uniform
+from robotrl.algorithms.streaming.compiled import uniform, zeta
 from robotrl.algorithms.streaming.config import Preset, StreamQConfig, StreamTDConfig
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.network import layer_matrices
@@ -55,19 +55,34 @@ def test_td_is_the_formula(rule: Rule) -> None:
 
 @pytest.mark.parametrize("preset", Preset, ids=lambda preset: preset.value)
 @pytest.mark.parametrize("on_policy", [False, True], ids=["q", "sarsa"])
-@pytest.mark.parametrize("rule", [Rule.OBGD, Rule.INTENTIONAL, Rule.ADAM], ids=lambda rule: rule.value)
-def test_control_is_the_formula(rule: Rule, on_policy: bool, preset: Preset) -> None:
+@pytest.mark.parametrize(("rule", "exponent"), [(Rule.OBGD, None), (Rule.INTENTIONAL, 2.0), (Rule.ADAM, 1.3)])
+def test_control_is_the_formula(rule: Rule, exponent: float | None, on_policy: bool, preset: Preset) -> None:
     config = StreamQConfig(
-        rule=rule, hidden=[12, 8], sparsity=0.5, preset=preset, exploration_steps=150, epsilon_end=0.2
+        rule=rule,
+        hidden=[12, 8],
+        sparsity=0.5,
+        preset=preset,
+        exploration_steps=150,
+        epsilon_end=0.2,
+        on_policy=on_policy,
+        repeat_exponent=exponent,
     )
-    learner = StreamQ(OBS, ACTIONS, STREAMS, config, seed=1, on_policy=on_policy, dtype=np.float64)
+    learner = StreamQ(OBS, ACTIONS, STREAMS, config, seed=1, dtype=np.float64)
     made, walk = references(learner), Walk(STREAMS, OBS)
     random = learner.streams.random.copy()
+    kept, chosen = [0] * STREAMS, [0] * STREAMS
 
     def choose(i: int, state: torch.Tensor, steps: int) -> int:
+        if kept[i] > 0:
+            kept[i] -= 1
+            return chosen[i]
         q, probability = network(made[i].critic, state), epsilon(config, steps)
         first = uniform(random[i])
-        return epsilon_greedy(q, probability, first, uniform(random[i]) if first <= probability else 0.0)
+        if first <= probability and exponent:
+            kept[i] = zeta(random[i], exponent) - 1
+        second = uniform(random[i]) if first <= probability else 0.0
+        chosen[i] = epsilon_greedy(q, probability, first, second)
+        return chosen[i]
 
     learner.start(walk.obs)
     for i, reference in enumerate(made):
@@ -85,12 +100,14 @@ def test_control_is_the_formula(rule: Rule, on_policy: bool, preset: Preset) -> 
                 next_action = choose(i, ahead, t)
                 reference.update(*transition, actions[i], next_action)
                 ended = bool(step[1][i] or step[2][i])
+                kept[i] = 0 if ended else kept[i]
                 if ended and preset is Preset.DEFAULT:
                     next_action = choose(i, reference.state, t)
                 actions[i] = next_action
             else:
                 greedy = int(network(reference.critic, reference.state).argmax()) == actions[i]
                 reference.update(*transition, actions[i], None, greedy)
+                kept[i] = 0 if step[1][i] or step[2][i] else kept[i]
                 actions[i] = choose(i, reference.state, t)
             same(learner, i, reference)
 
@@ -126,3 +143,13 @@ def test_series_of_unequal_length_is_refused() -> None:
 def test_policy_rule_is_refused_without_a_policy() -> None:
     with pytest.raises(ValueError, match="use intentional"):
         StreamTDConfig(rule=Rule.INTENTIONAL_FISHER)
+
+
+def test_random_actions_are_kept_by_a_power_law() -> None:
+    state = np.array([1], np.uint64)
+    draws = np.array([zeta(state, 2.0) for _ in range(40_000)])
+    shares = [float((draws == n).mean()) for n in (1, 2, 3, 10)]
+    np.testing.assert_allclose(shares, 6 / np.pi**2 / np.array([1, 4, 9, 100]), atol=0.008)
+    assert draws.min() == 1 and draws.max() > 1000
+    with pytest.raises(ValueError, match="repeat_exponent must be above 1"):
+        StreamQConfig(repeat_exponent=1.0)

@@ -11,7 +11,9 @@ that ends an episode.
 
 Differences from the released code (`preset=reference` is as released): an episode that the time limit
 cuts bootstraps from its true last observation, instead of an end that the time input announces; the
-policy's standard deviation has a floor; see `network`, `normalization` and `config.Preset` for the rest.
+policy's standard deviation has a floor; the Intentional rule moves a categorical policy's logits by eta
+delta instead of log pi, see `rules.intentional`: as released, every seed of CartPole-v1 ended with one
+action for all states; see `network`, `normalization` and `config.Preset` for the rest.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ import numpy.typing as npt
 
 from robotrl.algorithms.streaming import actor_critic_kernel
 from robotrl.algorithms.streaming.compiled import Doubles, Reals
-from robotrl.algorithms.streaming.config import StreamACConfig
+from robotrl.algorithms.streaming.config import Preset, StreamACConfig
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
-from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.algorithms.streaming.rules.codes import INTENTIONAL_LOGITS, Rule
 from robotrl.algorithms.streaming.setup import Network, Sweep
 from robotrl.algorithms.streaming.state import LOG_STD_HIGH, LOG_STD_LOW, OBS_CLIP, STD_FLOOR
 from robotrl.algorithms.streaming.units import Unit
+from robotrl.core.errors import UsageError
 
 
 class Actor(NamedTuple):
@@ -69,11 +72,15 @@ class StreamAC(StreamLearner):
         num_streams: N.
         config: hyperparameters.
         seed: of weights and draws.
-        discrete: whether actions are indices in 0 .. A - 1; `act` then returns (N, 1).
+        discrete: whether actions are indices in 0 .. A - 1; `act` then returns (N, 1), and the Intentional
+            rule is that of logits.
         sweep: hyperparameters that differ between streams.
         num_threads: CPU threads; all CPUs of the process by default.
         dtype: of networks and traces, float32 or float64.
         actor: what the policy is made of, instead of `config.hidden` with a softplus deviation.
+
+    Raises:
+        UsageError: `config.rule` is for Gaussian policies, and the actions are discrete.
     """
 
     config: StreamACConfig
@@ -94,6 +101,11 @@ class StreamAC(StreamLearner):
         config = config or StreamACConfig()
         critic_rule = Rule.INTENTIONAL if config.rule.is_intentional else config.rule
         actor = actor or Actor(config.hidden, Head.CATEGORICAL if discrete else Head.SOFTPLUS)
+        if discrete and config.rule is Rule.INTENTIONAL_FISHER:
+            raise UsageError(
+                "rule=intentional_fisher is for Gaussian policies; with discrete=True give rule=intentional, "
+                "whose normaliser does not depend on the sampled action there either"
+            )
         outputs = action_dim if discrete else 2 * action_dim
         constants = action_dim if actor.head is Head.CONSTANT else 0
         networks = [
@@ -104,6 +116,8 @@ class StreamAC(StreamLearner):
         super().__init__(
             networks, obs_dim, width, actor.head, num_streams, config, seed, sweep, num_threads, dtype
         )
+        if discrete and config.rule is Rule.INTENTIONAL and config.preset is Preset.DEFAULT:
+            self._layout.rules[0] = INTENTIONAL_LOGITS
         self.action_dim, self.discrete, self.actor = action_dim, discrete, actor
         set_actor(self._hyper, actor)
 

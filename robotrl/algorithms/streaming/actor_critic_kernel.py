@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from robotrl.algorithms.streaming.compiled import Doubles, Integers, Reals, constant, fill_normal, kernel
+from robotrl.algorithms.streaming.compiled import (
+    Doubles,
+    Integers,
+    Reals,
+    constant,
+    fill_normal,
+    kernel,
+    uniform_index,
+)
 from robotrl.algorithms.streaming.episode import (
     enter_state,
     move,
@@ -20,7 +28,7 @@ from robotrl.algorithms.streaming.heads import (
     gaussian_gradient,
     gaussian_score,
 )
-from robotrl.algorithms.streaming.rules.codes import FISHER_TRACE, INTENTIONAL_FISHER
+from robotrl.algorithms.streaming.rules.codes import INTENTIONAL_FISHER, INTENTIONAL_LOGITS, OUTPUT_NORM
 from robotrl.algorithms.streaming.state import (
     ACTOR_REST,
     ENTROPY,
@@ -63,8 +71,8 @@ def advance(
             if streams.clock[i, 1] > hyper[i, ACTOR_REST]:
                 _policy_gradient(i, delta, layout, switches, hyper[i], streams, work.gradient[0])
                 take_gradient(i, ACTOR, delta, decay, layout, streams, work)
-                if layout.rules[ACTOR] == INTENTIONAL_FISHER:
-                    _take_fisher_trace(i, layout, switches, hyper[i], streams, work)
+                if layout.rules[ACTOR] in (INTENTIONAL_FISHER, INTENTIONAL_LOGITS):
+                    _take_output_norm(i, layout, switches, hyper[i], streams, work)
                 actor_step = finish_update(layout.rules[ACTOR], streams.rules[i, ACTOR])
         enter_state(i, layout, switches, hyper[i], streams, batch, work.activations)
         move(i, CRITIC, critic_step, resets, layout, streams, work.direction)
@@ -86,10 +94,10 @@ def _policy_gradient(
 
 
 @kernel
-def _take_fisher_trace(
+def _take_output_norm(
     i: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, work: Workspace
 ) -> None:
-    """Add the gradient's size at an action drawn independently of the one taken to the actor's rule."""
+    """Add what the size of a gradient is in this state, whatever action was taken, to the actor's rule."""
     y = output(ACTOR, layout, streams.activations[i])
     d, spare = work.gradient[0], work.gradient[1]
     if switches[HEAD] != CATEGORICAL:
@@ -97,9 +105,9 @@ def _take_fisher_trace(
         fill_normal(streams.random[i], noise)
         gaussian_score(switches[HEAD], y, noise, hyper, d)
     else:
-        action = categorical_action(y, streams.random[i], spare[: len(y)])
-        categorical_gradient(y, action, 0.0, d[: len(y)])
-    propagate(i, ACTOR, FISHER_TRACE, layout, streams, work)
+        d[: len(y)] = -1.0 / len(y)
+        d[uniform_index(streams.random[i], len(y))] += 1.0
+    propagate(i, ACTOR, OUTPUT_NORM, layout, streams, work)
 
 
 @kernel

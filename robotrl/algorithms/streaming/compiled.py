@@ -75,6 +75,24 @@ def uniform(state: Words) -> float:
 
 
 @kernel
+def uniform_index(state: Words, count: int) -> int:
+    """Draw from 0 .. count - 1 and advance the (1,) state."""
+    return min(int(uniform(state) * count), count - 1)
+
+
+@kernel
+def zeta(state: Words, exponent: float) -> int:
+    """Draw n >= 1 with probability proportional to n^-exponent, exponent > 1 (Devroye 1986, section X.6)."""
+    b = 2.0 ** (exponent - 1.0)
+    while True:
+        n = np.floor(uniform(state) ** (-1.0 / (exponent - 1.0)))
+        t = (1.0 + 1.0 / n) ** (exponent - 1.0)
+        # 2^62: beyond it an integer overflows, which happens with exponents next to 1
+        if uniform(state) * n * (t - 1.0) * b <= t * (b - 1.0) and n < 2.0**62:
+            return int(n)
+
+
+@kernel
 def fill_normal(state: Words, out: Reals) -> None:
     """Fill a vector with standard normal draws (Box & Muller 1958)."""
     for k in range(0, len(out), 2):

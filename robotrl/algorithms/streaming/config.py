@@ -29,7 +29,8 @@ class StreamConfig:
     preset: Preset = Preset.DEFAULT
     """default, or reference for the published behaviour."""
     rule: Rule = Rule.INTENTIONAL
-    """obgd, adaptive_obgd, intentional, intentional_fisher, sgd or adam."""
+    """obgd, adaptive_obgd, intentional, intentional_fisher (Gaussian policies), sgd or adam. With discrete
+    actions, intentional is about logits, see `rules.intentional`."""
     gamma: float = 0.99
     """Discount; in [0, 1)."""
     trace_lambda: float = 0.8
@@ -91,12 +92,18 @@ class StreamQConfig(StreamConfig):
     """The same after exploration_steps; in [0, 1]."""
     exploration_steps: int = 25_000
     """Control steps over which epsilon falls linearly; >= 1."""
+    repeat_exponent: float | None = None
+    """Keep a random action for n steps with probability proportional to n^-repeat_exponent (epsilon-z-greedy,
+    arXiv:2006.01782; 2 there), for tasks where single random actions lead nowhere; > 1. Null for one step."""
+    on_policy: bool = False
+    """SARSA(lambda) instead of Q(lambda)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _refuse_policy_rule(self)
         checks.within(self, "[0, 1]", "epsilon_start", "epsilon_end")
         checks.at_least(self, 1, "exploration_steps")
+        checks.above(self, 1, "repeat_exponent")
 
 
 @dataclass
@@ -113,6 +120,8 @@ class StreamQRCConfig(StreamQConfig):
         checks.above(self, 0, "correction_learning_rate")
         if self.rule is not Rule.SGD:
             raise ValueError(f"QRC(lambda) knows rule=sgd only, got {self.rule.value}")
+        if self.on_policy:
+            raise ValueError("QRC(lambda) learns the greedy policy's values only, got on_policy=True")
 
 
 @dataclass

@@ -189,7 +189,7 @@ def enter_state(
             start = layout.activations[k]
             copy(activations[start : start + layout.sizes[k, 0]], current[start:])
         return
-    streams.clock[i, 0] = 0
+    streams.clock[i, 0], streams.clock[i, 2] = 0, 0
     observe(i, batch.next_obs[i], layout, switches, hyper, streams, current)
 
 

@@ -5,7 +5,8 @@ r"""Stream Q(lambda) and SARSA(lambda): values of discrete actions, learned onli
 
 g = grad Q(s, a) enters the trace z <- gamma lambda z + g, along which one of `rules` takes a step.
 Traces are cleared after the step that ends an episode, and in Q(lambda) after one whose action was not
-the greedy one. Epsilon falls linearly from `epsilon_start` to `epsilon_end`.
+the greedy one. Epsilon falls linearly from `epsilon_start` to `epsilon_end`; with `repeat_exponent` a random
+action is kept for several steps (Dabney, Ostrovski & Barreto 2020, arXiv:2006.01782).
 
 Differences from the released code: SARSA's first action of an episode is drawn in its first state, not
 in the last one of the episode before (`preset=reference` does that); those of `normalization` and
@@ -15,6 +16,7 @@ in the last one of the episode before (`preset=reference` does that); those of `
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,13 +39,15 @@ class StreamQ(StreamLearner):
         num_streams: N.
         config: hyperparameters.
         seed: of weights and draws.
-        on_policy: SARSA instead of Q.
         sweep: hyperparameters that differ between streams.
         num_threads: CPU threads; all CPUs of the process by default.
         dtype: of networks and traces, float32 or float64.
     """
 
     config: StreamQConfig
+    default_config: ClassVar[type[StreamQConfig]] = StreamQConfig
+    networks: ClassVar[tuple[str, ...]] = ("critic",)
+    """Their names, that of the action values first."""
 
     def __init__(
         self,
@@ -52,17 +56,16 @@ class StreamQ(StreamLearner):
         num_streams: int = 1,
         config: StreamQConfig | None = None,
         seed: int = 0,
-        on_policy: bool = False,
         sweep: Sweep | None = None,
         num_threads: int | None = None,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        config = config or StreamQConfig()
-        networks = [Network("critic", config.hidden, num_actions, config.rule)]
+        config = config or self.default_config()
+        networks = [Network(name, config.hidden, num_actions, config.rule) for name in self.networks]
         super().__init__(
             networks, obs_dim, 1, Head.CATEGORICAL, num_streams, config, seed, sweep, num_threads, dtype
         )
-        self._switches[ON_POLICY] = on_policy
+        self._switches[ON_POLICY] = config.on_policy
 
     @property
     def _advance(self) -> Callable[..., None]:

@@ -34,9 +34,9 @@ from robotrl.algorithms.streaming.state import (
     Workspace,
 )
 from robotrl.algorithms.streaming.update import accumulate_gradient
-from robotrl.algorithms.streaming.value_kernel import explore
+from robotrl.algorithms.streaming.value_kernel import CRITIC, choose
 
-CRITIC, CORRECTION = constant(0), constant(1)
+CORRECTION = constant(1)
 _BETA = 1.0
 
 
@@ -61,10 +61,7 @@ def advance(
         enter_state(i, layout, switches, hyper[i], streams, batch, work.activations)
         for k in (CRITIC, CORRECTION):
             _move(i, k, batch.valid[i], resets, layout, streams, work.direction)
-        q = output(CRITIC, layout, streams.activations[i])
-        action = explore(q, hyper[i], streams.clock[i, 1], streams.random[i])
-        streams.action[i, 0] = action
-        streams.greedy[i] = action == argmax(q)
+        choose(i, -1, layout, hyper[i], streams)
 
 
 @kernel

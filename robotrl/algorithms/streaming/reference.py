@@ -56,10 +56,14 @@ class ReferenceRule:
         rate: kappa, eta or learning rate, whichever it has.
         layers: parameters, changed in place.
         is_policy: whether the network is a policy.
+        bounded: cut a policy's relative delta at 20.
     """
 
-    def __init__(self, rule: Rule, rate: float, layers: Layers, is_policy: bool) -> None:
-        self.rule, self.rate, self.layers, self.is_policy = rule, rate, layers, is_policy
+    def __init__(
+        self, rule: Rule, rate: float, layers: Layers, is_policy: bool, bounded: bool = False
+    ) -> None:
+        self.rule, self.rate, self.layers = rule, rate, layers
+        self.is_policy, self.bounded = is_policy, bounded
         self.trace = [torch.zeros_like(w) for w in layers]
         self.square = [torch.zeros_like(w) for w in layers]
         self.mean = [torch.zeros_like(w) for w in layers]
@@ -74,7 +78,7 @@ class ReferenceRule:
             delta: TD error.
             c: gamma lambda.
             resets: clear the traces afterwards.
-            score: gradient of the log probability of an independent action, for INTENTIONAL_FISHER.
+            score: where the normaliser does not depend on the action, what stands there for g.
         """
         self.t += 1
         past = [c * z for z in self.trace]
@@ -115,8 +119,7 @@ class ReferenceRule:
         rho = [1 / (v.sqrt() + 1e-8) for v in self._update_squares(g)]
         u = [r * z for r, z in zip(rho, self.trace, strict=True)]
         n, q = dot(g, [r * gi for r, gi in zip(rho, g, strict=True)]), dot(self.trace, u)
-        if self.rule is Rule.INTENTIONAL_FISHER:
-            assert score is not None
+        if score is not None:
             n = dot(score, [r * gi for r, gi in zip(rho, score, strict=True)])
             q = dot(past, [r * z for r, z in zip(rho, past, strict=True)]) + n
         self.mean_n += (1 - c) * (n - self.mean_n)
@@ -128,6 +131,8 @@ class ReferenceRule:
         if self.is_policy:
             self.mean_abs_delta = 0.9998 * self.mean_abs_delta + 0.0002 * abs(delta)
             delta /= max(self.mean_abs_delta / (1 - 0.9998**self.t), 1e-12)
+        if self.bounded:
+            delta = max(-20.0, min(delta, 20.0))
         return self.rate / max(math.sqrt(mean_n * q), 1e-8) * delta, u
 
 
@@ -224,7 +229,9 @@ class ReferenceAC(ReferenceStream):
         self.steps = 0
         critic_rule = Rule.INTENTIONAL if config.rule.is_intentional else config.rule
         rates = [getattr(config, f"{head}_{config.rule.rate}") for head in ("actor", "critic")]
-        self.actor_rule = ReferenceRule(config.rule, rates[0], actor, is_policy=True)
+        intentional = config.rule is Rule.INTENTIONAL and config.preset is Preset.DEFAULT
+        self.moves_logits = intentional and kind.head is Head.CATEGORICAL
+        self.actor_rule = ReferenceRule(config.rule, rates[0], actor, True, bounded=self.moves_logits)
         self.critic_rule = ReferenceRule(critic_rule, rates[1], critic, is_policy=False)
 
     def policy(self, layers: Layers) -> torch.distributions.Distribution:
@@ -246,9 +253,9 @@ class ReferenceAC(ReferenceStream):
         truncated: bool,
         next_obs: npt.NDArray[np.float64],
         final_obs: npt.NDArray[np.float64],
-        other_action: Tensor | None = None,
+        other: Tensor | None = None,
     ) -> None:
-        """Learn from one transition; `other_action` is the independent one of INTENTIONAL_FISHER."""
+        """Learn from one transition; `other` is the independent action, or logit, of the normaliser."""
         ended = terminated or truncated
         self.steps += 1
         next_state, reward, gamma, resets = self.take(
@@ -265,8 +272,11 @@ class ReferenceAC(ReferenceStream):
         objective = objective + self.config.entropy_coef * sign * policy.entropy().sum()
         g_actor = gradient(objective, actor)
         score = None
-        if other_action is not None:
-            score = gradient(self.policy(actor).log_prob(other_action).sum(), actor)
+        if other is not None and self.moves_logits:
+            y = network(actor, self.state)
+            score = gradient(y[other] - y.mean(), actor)
+        elif other is not None:
+            score = gradient(self.policy(actor).log_prob(other).sum(), actor)
         c = self.config.gamma * self.config.trace_lambda
         self.critic_rule.step(gradient(value, critic), delta, c, resets)
         if self.steps > self.config.actor_rest_steps:

@@ -35,6 +35,7 @@ from robotrl.algorithms.streaming.state import (
     NUM_RULE_COLUMNS,
     NUM_SWITCHES,
     OBS_CLIP,
+    REPEAT_EXPONENT,
     SCALE_REWARD,
     STD_FLOOR,
     TRUNCATION_ENDS,
@@ -57,6 +58,7 @@ _HYPER_COLUMNS = {
     "epsilon_start": EPSILON_START,
     "epsilon_end": EPSILON_END,
     "exploration_steps": EPSILON_STEPS,
+    "repeat_exponent": REPEAT_EXPONENT,
 }
 Sweep = Mapping[str, npt.ArrayLike]
 """Names of hyperparameters -> (N,) values, one per stream; the others are those of the configuration."""
@@ -122,8 +124,10 @@ def make_hyper(config: StreamConfig, networks: Sequence[Network], num_streams: i
 
 
 def _values(config: StreamConfig, name: str, num_streams: int, sweep: Sweep) -> Doubles:
+    """Return one value per stream; one that is left unset is infinite."""
     if name not in sweep:
-        return np.full(num_streams, float(getattr(config, name)))
+        value = getattr(config, name)
+        return np.full(num_streams, np.inf if value is None else float(value))
     values = np.asarray(sweep[name], np.float64)
     if values.shape != (num_streams,):
         raise UsageError(f"sweep of {name} has shape {values.shape}, expected one value per stream")
@@ -190,7 +194,7 @@ def new_streams(
         obs_statistics=np.zeros((num_streams, 1 + 2 * obs_dim)),
         reward_statistics=np.zeros((num_streams, 4)),
         rules=rules,
-        clock=np.zeros((num_streams, 2), np.int64),
+        clock=np.zeros((num_streams, 3), np.int64),
         random=random_state(seed, num_streams),
         action=np.zeros((num_streams, action_width)),
         greedy=np.zeros(num_streams, np.bool_),

@@ -21,7 +21,8 @@ class Streams(NamedTuple):
         obs_statistics: (N, 1 + 2 D) count, means, sums of squared deviations.
         reward_statistics: (N, 4) discounted sum of rewards; its count, mean, sum of squared deviations.
         rules: (N, K, 10) state of the step-size rule of each of K networks, see the columns below.
-        clock: (N, 2) control steps of the current episode, and of all.
+        clock: (N, 3) control steps of the current episode, of all, and those for which the current action is
+            still to be kept.
         random: (N, 1) state of each stream's generator.
         action: (N, A) the action chosen for the current state; a discrete one is its index.
         greedy: (N,) whether a discrete action is the greedy one.
@@ -138,7 +139,8 @@ LOG_STD_LOW, LOG_STD_HIGH = 8, 9  # between which log sigma is cut, of the expon
 OBS_CLIP = 10  # at which normalised observations are cut
 ALPHA = 11  # temperature, in units of the raw reward
 NOISE_STD = 12  # of a deterministic policy's exploration
-NUM_HYPER_COLUMNS = 13
+REPEAT_EXPONENT = 13  # of how long a random action is kept; infinite: one step
+NUM_HYPER_COLUMNS = 14
 
 # switches
 NORMALIZE_OBS = 0

@@ -13,10 +13,11 @@ from robotrl.algorithms.streaming.rules.codes import (
     ADAM,
     ADAPTIVE_OBGD,
     CORRECTED,
-    FISHER_TRACE,
     INTENTIONAL,
     INTENTIONAL_FISHER,
+    INTENTIONAL_LOGITS,
     OBGD,
+    OUTPUT_NORM,
     SGD,
     SUCCESSOR,
 )
@@ -51,8 +52,10 @@ def begin_update(rule: int, delta: float, decay: float, is_policy: bool, s: Doub
     s[UPDATES] += 1.0
     s[DECAY], s[DELTA] = decay, delta
     s[FIRST], s[SECOND] = 0.0, 0.0
-    if rule in (INTENTIONAL, INTENTIONAL_FISHER):
+    if rule in (INTENTIONAL, INTENTIONAL_FISHER, INTENTIONAL_LOGITS):
         intentional.clip_delta(s, is_policy)
+    if rule == INTENTIONAL_LOGITS:
+        intentional.clip_relative_delta(s)
 
 
 @kernel
@@ -62,7 +65,7 @@ def accumulate_gradient(
     """Propagate the output's gradient back through the network, into the traces of every layer.
 
     Args:
-        rule: code of the step-size rule; FISHER_TRACE and SUCCESSOR leave the traces alone.
+        rule: code of the step-size rule; OUTPUT_NORM and SUCCESSOR leave the traces alone.
         memory: (R, P) parameters, traces and moments of the network.
         u: (P,) direction, written by rules whose direction is not the trace.
         shape: of the network.
@@ -107,10 +110,10 @@ def _accumulate_layer(rule: int, x: Reals, d: Reals, memory: Reals, u: Reals, p:
     z = memory[TRACE, p : p + n * m].reshape(n, m)
     v = memory[min(SQUARES, len(memory) - 1), p : p + n * m].reshape(n, m)
     direction_part = u[p : p + n * m].reshape(n, m)
-    if rule in (INTENTIONAL, INTENTIONAL_FISHER):
-        intentional.accumulate(x, d, z, v, direction_part, s, rule == INTENTIONAL_FISHER)
-    elif rule == FISHER_TRACE:
-        intentional.fisher_trace(x, d, v, s)
+    if rule in (INTENTIONAL, INTENTIONAL_FISHER, INTENTIONAL_LOGITS):
+        intentional.accumulate(x, d, z, v, direction_part, s, rule != INTENTIONAL)
+    elif rule == OUTPUT_NORM:
+        intentional.add_output_norm(x, d, v, s)
     elif rule == ADAPTIVE_OBGD:
         obgd.accumulate_adaptive(x, d, z, v, direction_part, s)
     elif rule == ADAM:
@@ -129,7 +132,7 @@ def finish_update(rule: int, s: Doubles) -> float:
     """Return the factor by which the parameters move along the direction."""
     if rule in (OBGD, ADAPTIVE_OBGD):
         s[STEP] = obgd.step_size(s)
-    elif rule in (INTENTIONAL, INTENTIONAL_FISHER):
+    elif rule in (INTENTIONAL, INTENTIONAL_FISHER, INTENTIONAL_LOGITS):
         s[STEP] = intentional.step_size(s)
     elif rule == SGD:
         s[STEP] = baselines.sgd_step_size(s)

@@ -5,14 +5,17 @@ A prediction is the value of the one action there is.
 
 from __future__ import annotations
 
+import math
+
 from robotrl.algorithms.streaming.compiled import (
     Doubles,
     Integers,
     Reals,
-    Words,
     constant,
     kernel,
     uniform,
+    uniform_index,
+    zeta,
 )
 from robotrl.algorithms.streaming.episode import (
     enter_state,
@@ -31,6 +34,7 @@ from robotrl.algorithms.streaming.state import (
     LAMBDA,
     LEAK,
     ON_POLICY,
+    REPEAT_EXPONENT,
     Layout,
     Streams,
     Transitions,
@@ -61,7 +65,7 @@ def advance(
             value = output(CRITIC, layout, streams.activations[i])[action]
             next_q = successor_output(i, CRITIC, layout, streams, work.activations)
             if switches[ON_POLICY] != 0:
-                next_action = explore(next_q, hyper[i], streams.clock[i, 1], streams.random[i])
+                next_action = _explore(i, next_q, hyper[i], streams)
                 delta = reward + gamma * next_q[next_action] - value
                 if (batch.terminated[i] or batch.truncated[i]) and switches[LEAK] == 0:
                     next_action = -1
@@ -74,18 +78,30 @@ def advance(
             step = finish_update(layout.rules[CRITIC], streams.rules[i, CRITIC])
         enter_state(i, layout, switches, hyper[i], streams, batch, work.activations)
         move(i, CRITIC, step, resets, layout, streams, work.direction)
-        q = output(CRITIC, layout, streams.activations[i])
-        if next_action < 0:
-            next_action = explore(q, hyper[i], streams.clock[i, 1], streams.random[i])
-        streams.action[i, 0] = next_action
-        streams.greedy[i] = next_action == argmax(q)
+        choose(i, next_action, layout, hyper[i], streams)
 
 
 @kernel
-def explore(q: Reals, hyper: Doubles, steps: int, random: Words) -> int:
-    """Return a random action with probability epsilon, else the best."""
-    part = min(1.0, steps / hyper[EPSILON_STEPS])
+def choose(i: int, action: int, layout: Layout, hyper: Doubles, streams: Streams) -> None:
+    """Make `action` that of the current state of stream i; draw one where it is negative."""
+    q = output(CRITIC, layout, streams.activations[i])
+    if action < 0:
+        action = _explore(i, q, hyper, streams)
+    streams.action[i, 0] = action
+    streams.greedy[i] = action == argmax(q)
+
+
+@kernel
+def _explore(i: int, q: Reals, hyper: Doubles, streams: Streams) -> int:
+    """Return a random action with probability epsilon, else the best; or the current one while it is kept."""
+    clock, random = streams.clock[i], streams.random[i]
+    if clock[2] > 0:
+        clock[2] -= 1
+        return int(streams.action[i, 0])
+    part = min(1.0, clock[1] / hyper[EPSILON_STEPS])
     epsilon = hyper[EPSILON_START] + part * (hyper[EPSILON_END] - hyper[EPSILON_START])
-    if uniform(random) <= epsilon:
-        return min(int(uniform(random) * len(q)), len(q) - 1)
-    return argmax(q)
+    if uniform(random) > epsilon:
+        return argmax(q)
+    if hyper[REPEAT_EXPONENT] < math.inf:
+        clock[2] = zeta(random, hyper[REPEAT_EXPONENT]) - 1
+    return uniform_index(random, len(q))

@@ -7,7 +7,7 @@ import enum
 from robotrl.algorithms.streaming.compiled import constant
 
 OBGD, ADAPTIVE_OBGD, INTENTIONAL, INTENTIONAL_FISHER, SGD, ADAM = 0, 1, 2, 3, 4, 5
-FISHER_TRACE, CORRECTED, SUCCESSOR = constant(6), constant(7), constant(8)
+OUTPUT_NORM, CORRECTED, SUCCESSOR, INTENTIONAL_LOGITS = constant(6), constant(7), constant(8), constant(9)
 
 
 class Rule(enum.Enum):
@@ -16,8 +16,9 @@ class Rule(enum.Enum):
     OBGD = "obgd"
     ADAPTIVE_OBGD = "adaptive_obgd"
     INTENTIONAL = "intentional"
+    """Of a categorical policy it fixes how far the logits move, see `rules.intentional`."""
     INTENTIONAL_FISHER = "intentional_fisher"
-    """Intentional, a policy's step independent of the sampled action."""
+    """Intentional, a Gaussian policy's step independent of the sampled action."""
     SGD = "sgd"
     ADAM = "adam"
 

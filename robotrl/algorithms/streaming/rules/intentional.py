@@ -12,12 +12,21 @@ With c = gamma lambda and t updates so far,
 A policy's delta is in addition divided by the bias-corrected running mean of |delta|: its log
 probability moves in proportion to how large the error is beside the usual one.
 
-**State-dependent normaliser** (not in the paper, its open problem): n and the part of q that comes from
-the current gradient depend on the sampled action, which re-weights actions. `accumulate_past` leaves
-both out, and `fisher_trace` puts tr F(s) = E_a <grad log pi(a|s), rho grad log pi(a|s)> in their place,
-estimated without bias from one action drawn independently of the one taken:
+**State-dependent normalisers** (not in the paper, its open problem): n and the part of q that comes from
+the current gradient depend on the sampled action, which re-weights actions. `accumulate` can leave both
+out, and `add_output_norm` puts something in their place that depends on the state only,
 
-    n = tr F,     q = <c z', rho c z'> + tr F   with z' the trace before this step
+    n = T,     q = <c z', rho c z'> + T   with z' the trace before this step
+
+Gaussian policies: T = E_b <s, rho s> with s = grad log pi(b|s), the trace of the Fisher matrix.
+Categorical policies: T = E_b <s, rho s> with s = grad (y_b - mean y) and b uniform, for logits y.
+Either is estimated without bias from one b drawn independently of the action taken.
+
+A categorical policy needs that, and a trace that is not the Fisher one: as it becomes certain, all of
+grad log pi vanishes with 1 - pi, log pi(a) has no room left to rise by eta, and a step that seeks it moves
+logits by eta / (1 - pi), without end. So what moves by eta delta is the logits, which move log pi by less
+where it is certain. Their relative delta is cut at 20 too: where |delta| is next to 0 for thousands of
+steps, as in a task that is solved, a single failure is hundreds of times the usual error.
 """
 
 from __future__ import annotations
@@ -83,7 +92,7 @@ def accumulate(x: Reals, d: Reals, z: Reals, v: Reals, u: Reals, s: Doubles, onl
 
 
 @kernel
-def fisher_trace(x: Reals, d: Reals, v: Reals, s: Doubles) -> None:
+def add_output_norm(x: Reals, d: Reals, v: Reals, s: Doubles) -> None:
     """Add <g, rho g> of the gradient g = x d^T of one layer to n and q, with the rho of `v`."""
     real = v.dtype.type
     one, eps = real(1.0), real(_EPS)
@@ -107,6 +116,12 @@ def clip_delta(s: Doubles, is_policy: bool) -> None:
     if is_policy:
         s[MEAN_ABS_DELTA] += (1.0 - _DELTA_DECAY) * (abs(s[DELTA]) - s[MEAN_ABS_DELTA])
         s[DELTA] /= max(s[MEAN_ABS_DELTA] / correction, 1e-12)
+
+
+@kernel
+def clip_relative_delta(s: Doubles) -> None:
+    """Cut a policy's relative TD error in `s` at 20."""
+    s[DELTA] = min(max(s[DELTA], -_CLIP), _CLIP)
 
 
 @kernel
