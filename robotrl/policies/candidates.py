@@ -72,6 +72,15 @@ class CandidatePolicy(Policy):
         self.horizon = base.horizon
         self.noise_dim = num_samples * base.noise_dim + num_edits * self.chunk_dim
 
+    @property
+    def sampling_steps(self) -> int | None:
+        """Of the base."""
+        return self.base.sampling_steps
+
+    def set_sampling_steps(self, count: int) -> None:
+        """Let the base propose in `count` steps."""
+        self.base.set_sampling_steps(count)
+
     def score(self, features: Tensor, candidates: Tensor) -> Tensor:
         """Return what the policy's critics say of candidates (B, m, h A), (B, m)."""
         return self.aggregate.of(self.critics.candidates(features, candidates), self.pessimism)
@@ -131,4 +140,5 @@ class CandidatePolicy(Policy):
 
 def _pick(candidates: Tensor, index: Tensor) -> Tensor:
     """Take one of (B, n, A) per row, (B, A)."""
-    return candidates.take_along_dim(index[:, None, None], 1).squeeze(1)
+    # take_along_dim would do, but torch.export binds it to one batch size
+    return candidates.gather(1, index[:, None, None].expand(-1, 1, candidates.shape[-1])).squeeze(1)
