@@ -234,7 +234,8 @@ def _export(words: Sequence[str]) -> None:
         "export",
         "Write a run's policy as a bundle: policy.onnx, contract.json (what every input and output means)\n"
         "and golden.npz (recorded inputs and outputs).",
-        "export runs/NAME\nexport runs/NAME --out walker.bundle\nexport runs/NAME --out fast.bundle --steps 4",
+        "export runs/NAME\nexport runs/NAME --out walker.bundle\nexport runs/NAME --out fast.bundle "
+        "--steps 4",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     parser.add_argument(

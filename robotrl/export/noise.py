@@ -54,7 +54,9 @@ class SettledNoise:
     def _doubt(self, flat: Tensor, noise: Tensor) -> Tensor:
         """Return the largest change of each decision among the copies, (B,)."""
         decision = self.policy(flat, noise)
-        return torch.stack([(policy(flat, noise) - decision).abs().amax(1) for policy in self._copies]).amax(0)
+        return torch.stack([(policy(flat, noise) - decision).abs().amax(1) for policy in self._copies]).amax(
+            0
+        )
 
 
 @torch.no_grad()

@@ -28,9 +28,10 @@ import torch
 
 from robotrl.core.config import evaluation_seed
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.deploy.bundle import Bundle, action_error, check_array, check_decisions
+from robotrl.deploy.bundle import Bundle, action_error
 from robotrl.deploy.contract import GOLDEN_FILE, Contract
 from robotrl.deploy.controller import BundleController
+from robotrl.deploy.recordings import check_array, check_decisions
 from robotrl.envs.env import AnyTask, Env, make_env, specs_of
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.envs.vec_env import VecEnv
@@ -254,7 +255,9 @@ class _TrainedPolicy:
         """Decide for a raw observation (D,); return the noise that was drawn for it."""
         obs = torch.from_numpy(flat).unsqueeze(0)
         noise = self.noise.draw(obs)
-        self.left = list(self.physical(obs, noise).unflatten(1, (self.physical.policy.horizon, -1))[0].numpy())
+        self.left = list(
+            self.physical(obs, noise).unflatten(1, (self.physical.policy.horizon, -1))[0].numpy()
+        )
         return None if noise is None else noise[0].numpy()
 
 
@@ -283,5 +286,7 @@ def _fitting(policy: Policy, loaded: Bundle) -> Policy:
     made = {name: getattr(policy, name) for name in ("horizon", "noise_dim", "sampling_steps")}
     exported = {name: getattr(contract, name) for name in made}
     if made != exported:
-        raise UsageError(f"{loaded.path} was not exported from this policy: {exported}, the policy's are {made}")
+        raise UsageError(
+            f"{loaded.path} was not exported from this policy: {exported}, the policy's are {made}"
+        )
     return policy
