@@ -23,13 +23,13 @@ from robotrl.policies.sampled_gaussian import SampledGaussian
 
 # 50 control steps: an episode ends in the middle of a chunk of four
 TASK = LopsidedWalker(episode_length_s=1.25)
-SMALL = {"hidden": [16, 16], "time_dim": 4, "steps": 3}
-LEARNER = {"hidden": [16, 16], "num_samples": 4}
+SMALL = {"hidden": [16], "time_dim": 4, "steps": 2}
+LEARNER = {"hidden": [16], "num_samples": 4}
 COMPOSITES = {
     "expo": (EXPO, EXPOConfig(**LEARNER, num_critics=4, num_edits=2)),
-    "jitter": (EXPO, EXPOConfig(**LEARNER, num_critics=2, num_edits=4, edit=EditKind.JITTER)),
+    "jitter": (EXPO, EXPOConfig(**LEARNER, num_critics=4, num_edits=4, edit=EditKind.JITTER)),
     "qc": (QC, QCConfig(**LEARNER, critic_norm=Norm.PRE)),
-    "fql": (FQL, FQLConfig(hidden=[16, 16])),
+    "fql": (FQL, FQLConfig(hidden=[16])),
 }
 CASES = [
     *((kind, horizon) for kind in ("flow", "ancestral", "ddim", *COMPOSITES) for horizon in (1, 4)),

@@ -30,7 +30,7 @@ def test_bundle_does_what_the_policy_does(kind, horizon, generative):
     policy, path = generative(kind, horizon)
     contract = json.loads((path / "contract.json").read_text())
     assert (contract["horizon"], contract["noise_dim"]) == (horizon, policy.noise_dim)
-    assert contract["sampling_steps"] == (None if kind in ("fql", "sampled_gaussian") else 3)
+    assert contract["sampling_steps"] == (None if kind in ("fql", "sampled_gaussian") else 2)
     # bare onnxruntime against the policy and the actuators' limits, chunk step by chunk step
     session = onnxruntime.InferenceSession(path / "policy.onnx")
     rng = torch.Generator().manual_seed(1)
@@ -53,7 +53,7 @@ def test_bundle_does_what_the_policy_does(kind, horizon, generative):
 def test_another_policy_is_told_apart(generative):
     path = generative("qc", 4)[1]
     assert failed(verify_bundle(path, make("qc", 4, seed=1))) == ["closed loop"]
-    with pytest.raises(UsageError, match=r"'horizon': 4.* there, {'horizon': 1,"):
+    with pytest.raises(UsageError, match=r"'horizon': 4.* the policy's are {'horizon': 1,"):
         verify_bundle(path, make("qc", 1))
 
 
