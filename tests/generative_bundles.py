@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from bundles import LopsidedWalker
 
+from robotrl.algorithms.off_policy.dsrl import DSRL, DSRLConfig
 from robotrl.algorithms.off_policy.expo import EXPO, EditKind, EXPOConfig
 from robotrl.algorithms.off_policy.fql import FQL, FQLConfig
 from robotrl.algorithms.off_policy.qc import QC, QCConfig
+from robotrl.algorithms.off_policy.residual import Residual, ResidualConfig
 from robotrl.core.types import Specs
 from robotrl.export.bundle import export_policy
 from robotrl.networks.denoiser import Network
@@ -30,6 +32,8 @@ COMPOSITES = {
     "jitter": (EXPO, EXPOConfig(**LEARNER, num_critics=4, num_edits=4, edit=EditKind.JITTER)),
     "qc": (QC, QCConfig(**LEARNER, critic_norm=Norm.PRE)),
     "fql": (FQL, FQLConfig(hidden=[16])),
+    "dsrl": (DSRL, DSRLConfig(hidden=[16], noise_hidden=[16])),
+    "residual": (Residual, ResidualConfig(hidden=[16], residual_hidden=[16])),
 }
 # an export takes seconds; chunks are the harder case of every kind
 CASES = [

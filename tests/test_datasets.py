@@ -166,6 +166,7 @@ def test_another_tasks_specs_do_not_fit(specs: Specs, message: str):
 def test_only_what_is_learned_from_must_fit_and_placeholders_have_no_names():
     two_episodes().check_fits(changed("privileged", name="other"), ["policy"])
     two_episodes(named=False).check_fits(changed(name="hip"), ["policy"])
+    assert set(two_episodes().to_replay().sample(1, torch.Generator()).obs) == {"policy", "privileged"}
     one = dataclasses.replace(SPECS, observation={"policy": SPECS.observation["policy"]})
     alone = two_episodes(specs=one, obs={"policy": two_episodes().obs["policy"]})
     with pytest.raises(UsageError, match="has the observation groups policy, not 'privileged'"):

@@ -113,7 +113,7 @@ def test_expos_target_is_valued_by_others_than_those_that_chose():
     noise = torch.empty(16, algorithm.policy.noise_dim).normal_(generator=draws)
     features, targets = batch.next_obs["policy"], algorithm.critic.target
     samples = algorithm.imitation.policy.decode(features, noise[:, :6].view(16, 3, 2))
-    edit, best, values = algorithm.edit, [], []
+    edit, best, values = algorithm.policy.edit, [], []
     for j in range(2):
         mean, log_std = edit.net(torch.cat([features, samples[:, j]], -1)).chunk(2, -1)
         e = torch.tanh(mean + log_std.clamp(-20, 2).exp() * noise[:, 6 + 2 * j : 8 + 2 * j])
@@ -128,13 +128,12 @@ def test_expos_target_is_valued_by_others_than_those_that_chose():
 def test_an_edit_step_equals_autograd():
     config = EXPOConfig(**SMALL, num_critics=4, num_samples=3, num_edits=2, edit_scale=0.5, initial_alpha=0.3)
     algorithm = make(EXPO, flow(), config)
-    edit, critics = algorithm.edit, algorithm.critic.online
+    edit, critics = algorithm.policy.edit, algorithm.critic.online
     features = random_batch().obs["policy"]
     draws = rng()
     draws.set_state(algorithm.rng.get_state())
     before = edit.net.flat.detach().clone()
-    base_noise = torch.empty(16, 2).normal_(generator=draws)
-    action = algorithm.imitation.policy.decode(features, base_noise)
+    action = algorithm.imitation.policy.decode(features, torch.randn(16, 2, generator=rng(8)))
     mean, log_std = edit.net(torch.cat([features, action], -1)).chunk(2, -1)
     normal = torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
     u = mean + normal.scale * torch.empty(16, 2).normal_(generator=draws)
@@ -143,13 +142,13 @@ def test_an_edit_step_equals_autograd():
     q = critics.net(torch.cat([features, edited], -1)).squeeze(-1)
     (gradient,) = torch.autograd.grad((0.3 * log_prob - q.mean(0)).mean(), edit.net.flat)
     with torch.no_grad():
-        algorithm._update_edit(edit, features, action)
+        algorithm.edits.fit(features, action, algorithm.critic, features, algorithm.rng)
     # Adam's first step is the learning rate times the gradient's sign
     clear = gradient.abs() > 1e-6
     moved = (edit.net.flat.detach() - before)[clear]
     torch.testing.assert_close(moved, -1e-2 * gradient[clear].sign(), rtol=0, atol=2e-4)
     assert torch.equal(
-        torch.sign(torch.tensor(algorithm.temperature.alpha - 0.3)), torch.sign(log_prob.mean() - 1.0)
+        torch.sign(torch.tensor(algorithm.edits.temperature.alpha - 0.3)), torch.sign(log_prob.mean() - 1.0)
     )
 
 
@@ -204,7 +203,7 @@ def test_the_released_temperature_runs_away_and_the_corrected_one_does_not(prese
     algorithm, g = make(EXPO, base, config), rng(3)
     for _ in range(500):
         algorithm.update(bandit_batch(g, 32))
-    grown = algorithm.temperature.alpha / 0.05
+    grown = algorithm.edits.temperature.alpha / 0.05
     assert (grown < 1.0) if bounded else grown > math.exp(0.8 * 500 * 3e-3)
 
 

@@ -9,7 +9,7 @@ import torch
 from generative_bundles import TASK, exporter, make
 
 from robotrl.cli import main
-from robotrl.core.config import evaluation_seed
+from robotrl.core.config import learner_seed
 from robotrl.deploy.bundle import Bundle
 from robotrl.envs.vec_env import VecEnv
 from robotrl.tasks.control_suite.walker import Walker
@@ -75,7 +75,7 @@ def test_runs_of_one_seed_are_the_same(tmp_path):
     assert controller.horizon == 4
     bundle, env = Bundle.load(path), VecEnv(TASK, 2, seed=9)
     obs = env.reset()
-    noise = np.random.default_rng(evaluation_seed(5)).standard_normal((2, 96), np.float32)
+    noise = np.random.default_rng(learner_seed(5)).standard_normal((2, 96), np.float32)
     decision = controller.decide(obs)
     low, high = policy.specs.action_low.repeat(4), policy.specs.action_high.repeat(4)
     commands = low + (decision + 1) / 2 * (high - low)

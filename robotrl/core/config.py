@@ -38,6 +38,11 @@ def evaluation_seed(seed: int) -> int:
     return seed + 2**31
 
 
+def collection_seed(seed: int) -> int:
+    """Return the generator seed of a collection: in [2^31 + 2^30, 2^32), where no evaluation draws."""
+    return seed + 2**31 + 2**30
+
+
 class Backend(enum.Enum):
     """Where the training's physics runs."""
 
@@ -149,7 +154,7 @@ def resolve(composed: DictConfig) -> TrainConfig:
     run_options = {key: value for key, value in document.items() if key not in schemas}
     _refuse_misplaced(run_options, schemas)
     options = vars(fill(RunOptions, run_options, ""))
-    options["task_name"] = options["task_name"] or _snake_case(task_class.__name__)
+    options["task_name"] = options["task_name"] or snake_case(task_class.__name__)
     if options["num_envs"] is None:
         # copies of a single environment take memory and time that simulations of a batch do not
         most = getattr(task_class, "max_default_num_envs", algorithm_class.default_num_envs)
@@ -199,8 +204,14 @@ def _refuse_misplaced(run_options: Mapping[str, Any], schemas: Mapping[str, type
         raise unknown_key(key, key, [*fields, *GROUPS])
 
 
-def _snake_case(name: str) -> str:
+def snake_case(name: str) -> str:
+    """Return the name of a class as folders and tables have it: WalkerWalk is walker_walk."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def task_to_yaml(task: Any) -> str:
+    """Write the `task` section of a task on its own, as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create({"_target_": path_of(type(task)), **plain(task)}))
 
 
 def to_yaml(config: TrainConfig) -> str:

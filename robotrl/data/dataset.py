@@ -144,20 +144,19 @@ class Dataset:
         """Copy it into a replay, one environment's history.
 
         Args:
-            groups: observation groups to take; None for all.
+            groups: observation groups to take, see `check_fits`; None for all.
         """
-        episode = self._episode()
-        here = torch.arange(self.num_steps) + episode
-        chosen = {group: self.obs[group] for group in groups or self.obs}
+        groups = self.obs if groups is None else groups
+        here = torch.arange(self.num_steps) + self._episode()
         done = torch.zeros(self.num_steps, dtype=torch.bool)
         done[self.ends] = True
         return Replay.of_history(
-            {group: values[here] for group, values in chosen.items()},
+            {group: self.obs[group][here] for group in groups},
             self.action,
             self.reward,
             self.terminated,
             done,
-            {group: values[here + 1] for group, values in chosen.items()},
+            {group: self.obs[group][here + 1] for group in groups},
         )
 
     def summary(self) -> dict[str, Any]:

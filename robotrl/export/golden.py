@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robotrl.core.config import evaluation_seed
+from robotrl.core.config import evaluation_seed, learner_seed
 from robotrl.core.errors import RobotrlError
 from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask, make_env
@@ -46,7 +46,7 @@ def record(policy: Policy, task: AnyTask, seed: int = 0) -> dict[str, np.ndarray
         RobotrlError: the policy returned a value that is not finite.
     """
     physical = PhysicalPolicy(policy).eval()
-    noise = SettledNoise(policy, torch.Generator().manual_seed(evaluation_seed(seed)))
+    noise = SettledNoise(policy, torch.Generator().manual_seed(learner_seed(seed)))
     env = make_env(task, PAIR_ENVS, evaluation_seed(seed))
     queue = ActionQueue(PAIR_ENVS, policy.horizon, policy.action_dim)
     obs = env.reset()

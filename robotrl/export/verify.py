@@ -26,7 +26,7 @@ import mujoco
 import numpy as np
 import torch
 
-from robotrl.core.config import evaluation_seed
+from robotrl.core.config import evaluation_seed, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.bundle import Bundle, action_error
 from robotrl.deploy.contract import GOLDEN_FILE, Contract
@@ -248,7 +248,7 @@ class _TrainedPolicy:
 
     def __init__(self, policy: Policy) -> None:
         self.physical = PhysicalPolicy(policy).eval()
-        self.noise = SettledNoise(policy, torch.Generator().manual_seed(evaluation_seed(0)))
+        self.noise = SettledNoise(policy, torch.Generator().manual_seed(learner_seed(0)))
         self.left: list[np.ndarray] = []
 
     def decide(self, flat: np.ndarray) -> np.ndarray | None:

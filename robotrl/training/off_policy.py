@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm
+from robotrl.algorithms.off_policy.learner import ReplayLearner
 from robotrl.core.errors import UsageError
 from robotrl.data.mix import ReplayMix
 from robotrl.data.replay import Replay, Transitions
@@ -37,12 +37,12 @@ class OffPolicyLoop(Loop):
 
     default_torch_threads: ClassVar[int | None] = 1
 
-    algorithm: OffPolicyAlgorithm
+    algorithm: ReplayLearner
 
     def __init__(
         self,
         env: Env,
-        algorithm: OffPolicyAlgorithm,
+        algorithm: ReplayLearner,
         total_steps: int,
         torch_threads: int,
         data: Replay | None = None,
@@ -95,7 +95,8 @@ class OffPolicyLoop(Loop):
         return _means(metrics)
 
     def _decide(self, obs: dict[str, Tensor]) -> Tensor:
-        if self._learning or self.algorithm.config.offline_updates:
+        config = self.algorithm.config
+        if self._learning or config.offline_updates or config.init_from is not None:
             return self.algorithm.act(obs)
         shape = (len(next(iter(obs.values()))), self.algorithm.policy.chunk_dim)
         return torch.rand(shape, generator=self.algorithm.rng) * 2 - 1

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robotrl.core.config import evaluation_seed
+from robotrl.core.config import learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import Obs
 from robotrl.deploy.bundle import Bundle
@@ -141,7 +141,7 @@ def bundle_controller(bundle: Bundle, task: Task, seed: int = 0) -> Controller:
     scale = np.tile([term.scale for term in contract.outputs], contract.horizon)
     offset = np.tile([term.offset for term in contract.outputs], contract.horizon)
     tolerance = contract.atol * np.maximum(1.0, 1.0 / scale)
-    rng = np.random.default_rng(evaluation_seed(seed))
+    rng = np.random.default_rng(learner_seed(seed))
 
     def decide(obs: Obs) -> Tensor:
         flat = torch.cat([obs[group] for group in groups], dim=-1).numpy()
@@ -150,7 +150,8 @@ def bundle_controller(bundle: Bundle, task: Task, seed: int = 0) -> Controller:
         decision = (commands.astype(np.float64) - offset) / scale
         if not (np.abs(decision) <= 1.0 + tolerance).all():
             raise RobotrlError(f"{bundle.path} commands {decision[0].tolist()}, outside its limits")
-        return torch.from_numpy(decision.clip(-1.0, 1.0))  # float32 rounding only, see above
+        # what is cut is rounding only, see above
+        return torch.from_numpy(decision.clip(-1.0, 1.0).astype(np.float32))
 
     return Controller(decide, contract.horizon)
 

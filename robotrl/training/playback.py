@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robotrl.core.config import evaluation_seed
+from robotrl.core.config import evaluation_seed, learner_seed
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs
 from robotrl.envs.action_queue import ActionQueue
@@ -39,7 +39,7 @@ def deterministic(policy: Policy, seed: int = 0) -> Controller:
         policy: decides.
         seed: of the noise that it may decide from.
     """
-    rng = torch.Generator().manual_seed(evaluation_seed(seed))
+    rng = torch.Generator().manual_seed(learner_seed(seed))  # not the environments' numbers again
 
     def decide(obs: Obs) -> Tensor:
         with torch.no_grad():

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm
+from robotrl.algorithms.off_policy.learner import ReplayLearner
 from robotrl.core import checkpoint
 from robotrl.core.config import Backend, TrainConfig, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
@@ -32,6 +32,7 @@ from robotrl.training.metrics import MetricsLogger
 from robotrl.training.off_policy import OffPolicyLoop
 from robotrl.training.on_policy import OnPolicyLoop
 from robotrl.training.playback import own_task
+from robotrl.training.pretrained import inherit_policy, start_from_origin
 from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
 from robotrl.training.restore import make_policy
@@ -67,7 +68,7 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
     """
     if config.video:
         own_task(config.task)
-    config = inherit(config)
+    config = inherit_policy(inherit(config))
     loop = make_loop(config)
     if config.export:
         check_exportable(loop.algorithm.policy, config.task, config.allow_simulation_only)
@@ -133,6 +134,8 @@ def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
     if not resumed:
         go_on_from_origin(config, algorithm)
     if loop_class is OffPolicyLoop:
+        if not resumed:
+            start_from_origin(config, algorithm)
         data = None if config.data is None else _data(config.data, algorithm, resumed)
         return OffPolicyLoop(env, algorithm, config.total_steps, torch_threads, data)
     if config.data is not None:
@@ -143,7 +146,7 @@ def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
     return loop_class(env, algorithm, config.total_steps, torch_threads)
 
 
-def _data(path: str, algorithm: OffPolicyAlgorithm, resumed: bool) -> Replay:
+def _data(path: str, algorithm: ReplayLearner, resumed: bool) -> Replay:
     """Return what was collected before, and let the normalisers know it unless a checkpoint will."""
     dataset = load_dataset(path)
     dataset.check_fits(algorithm.specs, algorithm.obs_groups)

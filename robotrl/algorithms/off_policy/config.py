@@ -10,26 +10,44 @@ from robotrl.networks.mlp import Activation, Init, Norm
 
 
 @dataclass
-class OffPolicyConfig:
-    """Hyperparameters of data and critics."""
+class ReplayConfig:
+    """Hyperparameters of everything that learns from replay or data."""
 
     replay_size: int = 1_000_000
     """Transitions kept; >= batch_size, learning_starts and the number of simulations."""
     batch_size: int = 256
     """Transitions per gradient step; >= 1."""
     replay_ratio: float = 1.0
-    """Critic updates per environment transition collected ("UTD"); > 0."""
+    """Updates per environment transition collected ("UTD"); > 0."""
     learning_starts: int = 5_000
-    """Transitions collected before learning, with uniformly random actions unless there were offline updates;
-    >= 1."""
+    """Transitions collected before learning, with uniformly random actions unless the policy has learned
+    something before; >= 1."""
     offline_updates: int = 0
     """Updates on `data` before the first environment step; >= 0."""
     offline_fraction: float | None = 0.5
     """Share of `data` in each batch once there is experience, in [0, 1]; null: all is one buffer."""
+    init_from: str | None = None
+    """Run folder whose policy this one starts from; null to start with random weights."""
     learning_rate: float = 3e-4
     """Of Adam, for all networks; > 0."""
     gamma: float = 0.99
     """Discount; in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, 1, "batch_size", "learning_starts")
+        checks.at_least(self, 0, "offline_updates")
+        checks.above(self, 0, "replay_ratio", "learning_rate")
+        checks.within(self, "[0, 1)", "gamma")
+        checks.within(self, "[0, 1]", "offline_fraction")
+        for name in ("batch_size", "learning_starts"):
+            if self.replay_size < getattr(self, name):
+                raise ValueError(f"replay_size {self.replay_size} is below {name} {getattr(self, name)}")
+
+
+@dataclass
+class OffPolicyConfig(ReplayConfig):
+    """Hyperparameters of data and critics."""
+
     tau: float = 0.005
     """Share of the critics that moves into their targets at each update; in (0, 1]."""
     policy_delay: int = 1
@@ -58,18 +76,12 @@ class OffPolicyConfig:
     """Observation groups of the critics; add "privileged" for asymmetric critics."""
 
     def __post_init__(self) -> None:
-        checks.at_least(self, 1, "batch_size", "learning_starts", "num_critics", "policy_delay")
-        checks.at_least(self, 1, "target_members")
+        super().__post_init__()
+        checks.at_least(self, 1, "num_critics", "policy_delay", "target_members")
         checks.at_least(self, 2, "value_bins")
-        checks.at_least(self, 0, "offline_updates", "pessimism")
-        checks.above(self, 0, "replay_ratio", "learning_rate")
-        checks.within(self, "[0, 1)", "gamma")
+        checks.at_least(self, 0, "pessimism")
         checks.within(self, "(0, 1]", "tau")
-        checks.within(self, "[0, 1]", "offline_fraction")
         checks.widths(self, "hidden")
-        for name in ("batch_size", "learning_starts"):
-            if self.replay_size < getattr(self, name):
-                raise ValueError(f"replay_size {self.replay_size} is below {name} {getattr(self, name)}")
         if self.target_members is not None and self.target_members > self.num_critics:
             raise ValueError(f"target_members {self.target_members} is above num_critics {self.num_critics}")
         low_high = self.value_range

@@ -36,15 +36,15 @@ from torch import Tensor
 
 from robotrl.algorithms.off_policy.config import OffPolicyConfig
 from robotrl.algorithms.off_policy.critic import Critic, make_critics
+from robotrl.algorithms.off_policy.edit_learner import EditLearner
 from robotrl.algorithms.off_policy.imitation import Imitation
-from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm
+from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
 from robotrl.algorithms.off_policy.temperature import Temperature
 from robotrl.core import checks
 from robotrl.core.types import Specs
 from robotrl.data.replay import Transitions
 from robotrl.networks.critic import Aggregate
 from robotrl.networks.ema import Ema
-from robotrl.networks.flat_adam import FlatAdam
 from robotrl.networks.mlp import Activation, Init, Norm
 from robotrl.policies.candidates import CandidatePolicy
 from robotrl.policies.diffusion import DiffusionPolicy
@@ -161,16 +161,15 @@ class EXPO(OffPolicyAlgorithm):
         self.average = Ema(policy.base, config.base_ema)
         policy.base = self.average.module
         policy.base.normalizer = policy.normalizer
-        self.edit = policy.edit if isinstance(policy.edit, Edit) else None
-        if self.edit is None:
+        self.edits: EditLearner | None = None
+        if not isinstance(policy.edit, Edit):
             return
-        self.edit_optimizer = FlatAdam(self.edit.net.flat, config.learning_rate)
-        self._edit_grad = torch.empty_like(self.edit.net.flat)
         target_entropy = config.target_entropy_per_action * policy.chunk_dim
         if config.preset is Preset.RELEASED:
             # of the scaled edit: log pi(beta e) = log pi(e) - A ln beta
             target_entropy -= policy.chunk_dim * math.log(config.edit_scale)
-        self.temperature = Temperature(config.initial_alpha, target_entropy, config.learning_rate)
+        temperature = Temperature(config.initial_alpha, target_entropy, config.learning_rate)
+        self.edits = EditLearner(policy.edit, temperature, config.learning_rate)
 
     def target(self, batch: Transitions) -> Tensor:
         """R + gamma (1 - terminated) min_{i in S'} Q'_i(s', a*(s')), (B,)."""
@@ -197,35 +196,25 @@ class EXPO(OffPolicyAlgorithm):
         features = self.policy_features(batch.obs)
         metrics = {"loss/imitation": self.imitation.fit(features, batch.action, batch.mask)}
         self.average.update()
-        if self.edit is not None:
-            metrics |= self._update_edit(self.edit, features, batch.action)
-        return metrics
-
-    def _update_edit(self, edit: Edit, features: Tensor, action: Tensor) -> dict[str, Tensor]:
+        if self.edits is None:
+            return metrics
+        action = batch.action
         if self.config.preset is Preset.CORRECTED:
             base = self.imitation.policy
             assert isinstance(base, HasLatent)
             action = base.decode(features, base.draw_noise((len(features),), self.rng))
-        draw, tape = edit.draw_edit(features, action, self.rng)
-        values, pull = self.critic.online.with_gradient(features, edit.edited(action, draw.action))
-        grad = edit.edit_gradient(action, draw.action, pull(torch.full_like(values, -1 / values.numel())))
-        alpha = self.temperature.alpha
-        edit.backprop(draw, tape, grad, alpha / len(features), self._edit_grad)
-        self.edit_optimizer.step(self._edit_grad)
-        log_prob = draw.log_prob.mean()
-        self.temperature.update(log_prob)
-        return {
-            "loss/policy": alpha * log_prob - values.mean(),
-            "policy/entropy": -log_prob,
-            "policy/alpha": self.temperature.log_alpha.exp(),
-        }
+        return metrics | self.edits.fit(features, action, self.critic, features, self.rng)
+
+    def start_from(self, policy: Policy) -> None:
+        """Take a trained policy for the base."""
+        base = proposer(policy, "EXPO")
+        take_weights(self.imitation.policy, base, "EXPO")
+        take_weights(self.average.module, base, "EXPO")
 
     def parts(self) -> dict[str, Any]:
-        """Add the base that learns and the edit policy's optimiser and temperature."""
+        """Add the base that learns and what learns the edits."""
         found = super().parts() | {"imitation": self.imitation}
-        if self.edit is not None:
-            found |= {"edit_optimizer": self.edit_optimizer, "temperature": self.temperature}
-        return found
+        return found if self.edits is None else found | {"edits": self.edits}
 
 
 def _make_edit(base: Policy, config: EXPOConfig, rng: torch.Generator) -> Edit | Jitter:

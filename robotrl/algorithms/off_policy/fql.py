@@ -25,7 +25,7 @@ from torch import Tensor
 
 from robotrl.algorithms.off_policy.config import OffPolicyConfig
 from robotrl.algorithms.off_policy.imitation import Imitation
-from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm
+from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
 from robotrl.core import checks
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs, Specs
@@ -152,6 +152,10 @@ class FQL(OffPolicyAlgorithm):
 
     def _noise(self, features: Tensor) -> Tensor:
         return self.policy.draw_noise((len(features),), self.rng)
+
+    def start_from(self, policy: Policy) -> None:
+        """Take a trained policy for the one that imitates; the one-step policy starts anew."""
+        take_weights(self.imitation.policy, policy, "FQL")
 
     def parts(self) -> dict[str, Any]:
         """Add the optimisers."""

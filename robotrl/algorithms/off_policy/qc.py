@@ -27,7 +27,7 @@ from torch import Tensor
 from robotrl.algorithms.off_policy.config import OffPolicyConfig
 from robotrl.algorithms.off_policy.critic import Critic, make_critics
 from robotrl.algorithms.off_policy.imitation import Imitation
-from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm
+from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
 from robotrl.core import checks
 from robotrl.core.types import Specs
 from robotrl.data.replay import Transitions
@@ -92,6 +92,10 @@ class QC(OffPolicyAlgorithm):
         """Imitate the batch's chunks, as far as they went."""
         features = self.policy_features(batch.obs)
         return {"loss/imitation": self.imitation.fit(features, batch.action, batch.mask)}
+
+    def start_from(self, policy: Policy) -> None:
+        """Take a trained policy for the one that imitates."""
+        take_weights(self.imitation.policy, proposer(policy, "QC"), "QC")
 
     def parts(self) -> dict[str, Any]:
         """Add the imitation's optimiser."""
