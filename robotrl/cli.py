@@ -237,7 +237,8 @@ def _export(words: Sequence[str]) -> None:
         "export",
         "Write a run's policy as a bundle: policy.onnx, contract.json (what every input and output means)\n"
         "and golden.npz (recorded inputs and outputs).",
-        "export runs/NAME\nexport runs/NAME --out walker.bundle",
+        "export runs/NAME\nexport runs/NAME --out walker.bundle\nexport runs/NAME --out fast.bundle "
+        "--steps 4",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     parser.add_argument(
@@ -251,10 +252,13 @@ def _export(words: Sequence[str]) -> None:
         action="store_true",
         help="export a policy although it acts on what no robot can measure",
     )
+    parser.add_argument(
+        "--steps", metavar="K", type=int, help="denoising steps of one decision (default: as in training)"
+    )
     args = parser.parse_args(words)
     from robotrl.training.exporting import export_run
 
-    print(export_run(args.run, args.out, args.allow_simulation_only))
+    print(export_run(args.run, args.out, args.allow_simulation_only, args.steps))
 
 
 def _play(words: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import Specs
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.contract import METADATA_KEY
+from robotrl.envs.env import specs_of
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export import bundle as export_bundle
 from robotrl.export.bundle import export_policy
@@ -225,7 +226,7 @@ def test_export_of_a_run(tmp_path: Path) -> None:
     task = ["task._target_=bundles.LopsidedWalker", "task.episode_length_s=2", "task_name=walker_walk"]
     config = compose([*task, "algorithm=ppo", f"runs_dir={tmp_path}"])
     run = RunFolder.create(config)
-    policy = make_policy_of(config, torch.Generator().manual_seed(4))
+    policy = make_policy_of(config, specs_of(config.task), torch.Generator().manual_seed(4))
     run.save_checkpoint(640, {"env_steps": 640, "algorithm": {"policy": policy.state_dict()}}, keep=1)
     run.evaluation.mkdir()
     (run.evaluation / "summary.json").write_text('{"mean": 12.5, "env_steps": 640}')

@@ -23,7 +23,7 @@ from robotrl.export.bundle import export_policy
 from robotrl.policies.gaussian import GaussianPolicy
 from robotrl.tasks.control_suite.walker import Walker
 from robotrl.training.play import bundle_controller, load_controller, play
-from robotrl.training.playback import Playback
+from robotrl.training.playback import Controller, Playback
 from robotrl.training.web_viewer import WebViewer
 
 
@@ -32,6 +32,7 @@ def policy_of(task: Walker) -> GaussianPolicy:
     return GaussianPolicy(specs, GaussianPolicy.config_class(), torch.Generator().manual_seed(0)).eval()
 
 
+@Controller
 def still(obs: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.zeros(1, 6)
 
@@ -312,11 +313,11 @@ def test_bundle_acts_like_the_policy_it_came_from(tmp_path: Path) -> None:
     task = Walker(episode_length_s=1.0)
     policy = policy_of(task)
     export_policy(policy, task, tmp_path / "bundle", provenance={"task_name": "walker_walk"})
-    act, rebuilt, name = load_controller(tmp_path / "bundle")
+    controller, rebuilt, name = load_controller(tmp_path / "bundle")
     assert rebuilt == task and name == "walker_walk"
     obs = VecEnv(task, 1, seed=5).reset()
     expected = policy.act(obs, deterministic=True)
-    torch.testing.assert_close(act(obs).float(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(controller.decide(obs).float(), expected, atol=1e-5, rtol=0)
     bundle = Bundle.load(tmp_path / "bundle")
     with pytest.raises(RobotrlError, match="other terms"):
         bundle_controller(bundle, _Fewer())
@@ -328,10 +329,10 @@ class _Fewer(Walker):
 
 
 def test_run_acts_with_its_newest_checkpoint(tmp_path: Path) -> None:
-    act, task, name = load_controller(make_run(tmp_path))
+    controller, task, name = load_controller(make_run(tmp_path))
     assert name == "walker_walk"
     obs = VecEnv(task, 1, seed=5).reset()
-    torch.testing.assert_close(act(obs), policy_of(task).act(obs, deterministic=True))
+    torch.testing.assert_close(controller.decide(obs), policy_of(task).act(obs, deterministic=True))
 
 
 def test_what_is_neither_run_nor_bundle_is_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from robotrl.sim.cameras import FreeCamera, ImageKind, View, default_camera, roo
 from robotrl.sim.rendering import Quality, Renderer
 from robotrl.tasks.control_suite.walker import Walker
 from robotrl.tasks.gymnasium.hopper import Hopper
+from robotrl.training.playback import Controller
 from robotrl.training.video import Grid, record_video
 
 BALL = """
@@ -381,6 +382,7 @@ def test_library_that_needs_a_screen_is_named() -> None:
 # --- videos
 
 
+@Controller
 def still(obs: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.zeros(1, 6)
 
@@ -411,6 +413,7 @@ def test_video_ends_with_the_episode(tmp_path: Path) -> None:
     assert len(iio.imread(path)) == 8
 
 
+@Controller
 def tumble(obs: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.linspace(-1, 1, len(obs["policy"])).unsqueeze(1).expand(-1, 3)
 
@@ -484,6 +487,7 @@ def test_policy_acts_without_exploring(tmp_path: Path) -> None:
 def test_failure_leaves_no_file(tmp_path: Path) -> None:
     calls = 0
 
+    @Controller
     def fails(obs: dict[str, torch.Tensor]) -> torch.Tensor:
         nonlocal calls
         calls += 1
@@ -496,7 +500,9 @@ def test_failure_leaves_no_file(tmp_path: Path) -> None:
 
 def test_a_policys_own_error_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="must match"):
-        record_video(lambda obs: torch.zeros(2) + torch.zeros(3), Walker(), tmp_path / "v.mp4", seed=0)
+        record_video(
+            Controller(lambda obs: torch.zeros(2) + torch.zeros(3)), Walker(), tmp_path / "v.mp4", seed=0
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,22 @@ import onnxruntime
 
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.deploy.contract import CONTRACT_FILE, GOLDEN_FILE, METADATA_KEY, POLICY_FILE, Contract
+from robotrl.deploy.recordings import read_golden
 
 
 class Bundle:
     """A policy that maps raw observations to actuator commands in physical units.
+
+    Shapes: D observation values, A actuators, h actions of one decision (`contract.horizon`), one after
+    another in a row (h*A). `BundleController` executes decisions and draws the noise they are made from.
 
     Build it with `Bundle.load`, which refuses a bundle whose parts do not fit each other.
 
     Attributes:
         path: the folder.
         contract: names, units, bounds and order of every input and output.
-        golden: the recorded arrays: "observation" (n, D), "action" (n, A) and the closed-loop episode.
+        golden: the recorded arrays: "observation" (n, D), "action" (n, h*A), where there is noise also
+            "noise" (n, contract.noise_dim), and the closed-loop episode.
     """
 
     def __init__(
@@ -69,10 +72,12 @@ class Bundle:
         _check_hash(path / GOLDEN_FILE, raw[GOLDEN_FILE], contract.golden_sha256)
         session = _session(path / POLICY_FILE, raw[POLICY_FILE])
         _check_session(path, session, contract)
-        golden = _golden(path / GOLDEN_FILE, raw[GOLDEN_FILE], contract)
+        golden = read_golden(path / GOLDEN_FILE, raw[GOLDEN_FILE], contract)
         bundle = cls(path, contract, golden, session)
         if check_golden:
-            worst = action_error(contract, bundle(golden["observation"]), golden["action"])
+            worst = action_error(
+                contract, bundle(golden["observation"], golden.get("noise")), golden["action"]
+            )
             if not worst <= contract.atol:
                 raise RobotrlError(
                     f"{path}: the recorded actions do not come out again on this machine: "
@@ -80,17 +85,19 @@ class Bundle:
                 )
         return bundle
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """Return the commands for raw observations.
+    def __call__(self, observation: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        """Return the decisions for raw observations.
 
         Args:
             observation: (D,) or (B, D), in the units and order of `contract.inputs`.
+            noise: (k,) or (B, k) standard normal, k = `contract.noise_dim`; only where that is above 0.
 
         Returns:
-            (A,) or (B, A) float32, in the units and order of `contract.outputs`.
+            (h*A,) or (B, h*A) float32, each action in the units and order of `contract.outputs`.
 
         Raises:
-            UsageError: wrong shape, or a value that is not finite as float32.
+            UsageError: wrong shape, noise that is missing or not asked for, or a value that is not
+                finite as float32.
             RobotrlError: the network returned a value that is not finite.
         """
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
@@ -104,10 +111,14 @@ class Bundle:
         if not finite.all():
             column = int(np.argwhere(~finite)[0][-1])
             raise UsageError(f"observation {self._label(column)} is not finite")
-        action = self._session.run(None, {"obs": np.atleast_2d(flat)})[0]
+        feeds = {"obs": np.atleast_2d(flat)}
+        if self.contract.noise_dim or noise is not None:
+            feeds["noise"] = np.atleast_2d(self._noise(noise, flat.shape[:-1]))
+        action = self._session.run(None, feeds)[0]
         finite = np.isfinite(action)
         if not finite.all():
-            name = self.contract.outputs[int(np.argwhere(~finite)[0][-1])].name
+            outputs = self.contract.outputs
+            name = outputs[int(np.argwhere(~finite)[0][-1]) % len(outputs)].name
             raise RobotrlError(f"the network's action {name!r} is not finite")
         return action[0] if flat.ndim == 1 else action
 
@@ -137,6 +148,21 @@ class Bundle:
             flat[term.start : term.start + term.size] = value.reshape(-1)
         return flat
 
+    def _noise(self, noise: np.ndarray | None, batch_shape: tuple[int, ...]) -> np.ndarray:
+        """Check noise for observations (*batch_shape, D)."""
+        shape = (*batch_shape, self.contract.noise_dim)
+        if self.contract.noise_dim == 0:
+            raise UsageError("this policy takes no noise, leave it out")
+        if noise is None:
+            raise UsageError(
+                f"this policy decides from noise: also give {shape} standard normal numbers, "
+                "or let a BundleController draw them"
+            )
+        drawn = np.asarray(noise, dtype=np.float32)
+        if drawn.shape != shape or not np.isfinite(drawn).all():
+            raise UsageError(f"noise must be {shape} finite numbers, got {drawn.shape}")
+        return drawn
+
     def _label(self, column: int) -> str:
         for name, term in self._keys.items():
             if term.start <= column < term.start + term.size:
@@ -146,13 +172,19 @@ class Bundle:
 
 
 def action_error(contract: Contract, actual: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest absolute difference between two sets of actions (..., A), NaN if any is NaN.
+    """Return the largest absolute difference between two sets of decisions, NaN if any is NaN.
+
+    Args:
+        contract: what the actions are.
+        actual: (..., A), or (..., h*A) of a decision.
+        expected: shaped like it.
 
     In the action's unit; where an action's range is wider than [-1, 1], in units of its half width,
     as a float32 command of 100 N m cannot be exact to 1e-5 N m.
     """
     scale = np.array([max(1.0, term.scale) for term in contract.outputs])
-    return float(np.max(np.abs(actual.astype(np.float64) - expected) / scale))
+    error = np.abs(actual.astype(np.float64) - expected)
+    return float(np.max(error.reshape(-1, len(scale)) / scale))
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -203,47 +235,16 @@ def _check_session(path: Path, session: onnxruntime.InferenceSession, contract: 
             f"{path / CONTRACT_FILE} does not fit {path / POLICY_FILE}: "
             f"they disagree about {', '.join(differing)}"
         )
-    for kind, given, name, width in (
-        ("input", session.get_inputs(), "obs", contract.input_size),
-        ("output", session.get_outputs(), "action", len(contract.outputs)),
+    inputs = {"obs": contract.input_size}
+    if contract.noise_dim:
+        inputs["noise"] = contract.noise_dim
+    for kind, given, widths in (
+        ("input", session.get_inputs(), inputs),
+        ("output", session.get_outputs(), {"action": contract.decision_size}),
     ):
         found = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in given]
-        if found != [(name, "tensor(float)", [width])] or not isinstance(given[0].shape[0], str):
+        needed = [(name, "tensor(float)", [width]) for name, width in widths.items()]
+        if found != needed or not all(isinstance(tensor.shape[0], str) for tensor in given):
             shapes = ", ".join(f"{tensor.name} {tensor.shape} {tensor.type}" for tensor in given)
-            raise RobotrlError(
-                f"{path / POLICY_FILE}: {kind} is {shapes}, needs to be {name} ['batch', {width}] float"
-            )
-
-
-def _golden(file: Path, raw: bytes, contract: Contract) -> dict[str, np.ndarray]:
-    try:
-        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
-            golden = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise RobotrlError(f"{file} is not an archive of arrays: {error}") from error
-    for name, width in (("observation", contract.input_size), ("action", len(contract.outputs))):
-        check_array(file, golden, name, (width,))
-    return golden
-
-
-def check_array(
-    file: Path, arrays: Mapping[str, np.ndarray], name: str, row: tuple[int, ...], min_rows: int = 1
-) -> None:
-    """Refuse recordings whose array `name` is not finite float32 with rows of shape `row`.
-
-    Actions may hold NaN: they are compared, and NaN never compares well.
-    """
-    array = arrays.get(name)
-    if array is None:
-        raise RobotrlError(f"{file}: {name} is missing")
-    if (
-        array.dtype != np.float32
-        or array.ndim != 1 + len(row)
-        or array.shape[1:] != row
-        or len(array) < min_rows
-    ):
-        raise RobotrlError(
-            f"{file}: {name} is {array.dtype} {array.shape}, needs float32, {min_rows}+ rows of {row}"
-        )
-    if name.endswith("observation") and not np.isfinite(array).all():
-        raise RobotrlError(f"{file}: {name} holds values that are not finite")
+            wanted = ", ".join(f"{name} ['batch', {width}]" for name, width in widths.items())
+            raise RobotrlError(f"{path / POLICY_FILE}: {kind} is {shapes}, needs to be {wanted} float")

@@ -15,12 +15,15 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from robotrl.core.errors import RobotrlError
 
-SCHEMA = "robotrl.bundle/1"
+SCHEMA = "robotrl.bundle/2"
 POLICY_FILE = "policy.onnx"
 CONTRACT_FILE = "contract.json"
 GOLDEN_FILE = "golden.npz"
 FILES = (CONTRACT_FILE, POLICY_FILE, GOLDEN_FILE)
 METADATA_KEY = "robotrl.contract"
+# what the first schema, which had one action per decision and no noise, left unsaid
+_FIRST_SCHEMA = "robotrl.bundle/1"
+_SINCE_FIRST = {"schema": SCHEMA, "horizon": 1, "noise_dim": 0, "sampling_steps": None}
 
 T = TypeVar("T")
 
@@ -87,7 +90,10 @@ class Contract:
         control_dt_s: time between two actions, s; None where another library does not tell.
         physics_dt_s: physics time step in training, s; None where another library simulates the task.
         inputs: observation terms in the order in which they are put side by side.
-        outputs: action terms in the order of the network's output.
+        outputs: action terms in the order of one action.
+        horizon: h, actions of one decision (an action chunk), which are executed one after another.
+        noise_dim: standard normal numbers that one decision is made from; 0 where there is no such input.
+        sampling_steps: denoising steps inside the network, None where it has none.
         atol: largest accepted error of an action, see `action_error`.
         golden_sha256: of the recorded pairs.
         policy_sha256: of the network; None in the copy inside the network itself.
@@ -106,6 +112,9 @@ class Contract:
     physics_dt_s: float | None
     inputs: tuple[InputTerm, ...]
     outputs: tuple[OutputTerm, ...]
+    horizon: int
+    noise_dim: int
+    sampling_steps: int | None
     atol: float
     golden_sha256: str
     policy_sha256: str | None
@@ -113,8 +122,13 @@ class Contract:
 
     @property
     def input_size(self) -> int:
-        """Width of the network's input."""
+        """Width of the network's observations."""
         return sum(term.size for term in self.inputs)
+
+    @property
+    def decision_size(self) -> int:
+        """Width of the network's output, h*A: [a_0, a_1, ...]."""
+        return self.horizon * len(self.outputs)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -149,6 +163,8 @@ class Contract:
         except ValueError as error:
             raise RobotrlError(f"{origin} is not valid JSON: {error}") from error
         schema = data.get("schema") if isinstance(data, dict) else None
+        if schema == _FIRST_SCHEMA:
+            data, schema = data | _SINCE_FIRST, SCHEMA
         if schema != SCHEMA:
             raise RobotrlError(f"{origin} has schema {schema!r}, this robotrl reads {SCHEMA!r}")
         contract = _convert(data, cls, origin)
@@ -216,6 +232,10 @@ def _check(contract: Contract) -> None:
                 f"output {out.name!r}: scale {out.scale} and offset {out.offset} do not map [-1, 1] "
                 f"onto [{out.low}, {out.high}]"
             )
+    for name, least in (("horizon", 1), ("noise_dim", 0), ("sampling_steps", 1)):
+        value = getattr(contract, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     for name in ("control_dt_s", "physics_dt_s", "atol"):
         value = getattr(contract, name)
         if not (value is None or value > 0):

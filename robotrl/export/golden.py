@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from robotrl.core.config import evaluation_seed
+from robotrl.core.config import evaluation_seed, learner_seed
 from robotrl.core.errors import RobotrlError
+from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask, make_env
 from robotrl.export.network import PhysicalPolicy
+from robotrl.export.noise import SettledNoise
 from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
 
@@ -31,49 +34,63 @@ _STATE = "loop_state"
 def record(policy: Policy, task: AnyTask, seed: int = 0) -> dict[str, np.ndarray]:
     """Run the deterministic policy and return the arrays of `golden.npz`.
 
+    Chunks are executed open loop; a decision is recorded at every step all the same, as if it were due.
+
     Returns:
-        "observation" (n, D) and "action" (n, A) float32, n = 272, physical units; "loop_observation",
-        "loop_action" (physical units), "loop_command" (the same in [-1, 1]) and "loop_reward", one row
-        for each of 200 control steps; "loop_state::..." the environment's state before the first.
+        "observation" (n, D), "action" (n, h*A) in physical units and, where the policy decides from noise,
+        "noise" (n, noise_dim), float32, n = 272; the same with "loop_" before the name, "loop_command" (A,)
+        in [-1, 1], which was executed, and "loop_reward", one row for each of 200 control steps;
+        "loop_state::..." the environment's state before the first.
 
     Raises:
         RobotrlError: the policy returned a value that is not finite.
     """
     physical = PhysicalPolicy(policy).eval()
+    noise = SettledNoise(policy, torch.Generator().manual_seed(learner_seed(seed)))
     env = make_env(task, PAIR_ENVS, evaluation_seed(seed))
+    queue = ActionQueue(PAIR_ENVS, policy.horizon, policy.action_dim)
     obs = env.reset()
     pairs: list[dict[str, np.ndarray]] = []
     for t in range(PAIR_STEPS):
-        flat = policy.flatten(obs)
         if t % PAIR_EVERY == 0:
-            pairs.append({"observation": flat.numpy(), "action": physical(flat).numpy()})
-        obs = env.step(_finite(policy(flat))).obs
+            pairs.append(_decide(physical, policy.flatten(obs), noise)[1])
+        step = env.step(queue.next(obs, lambda seen: _finite(policy.act(seen, True, noise.rng))))
+        queue.ended(step.done)
+        obs = step.obs
 
     env = make_env(task, 1, evaluation_seed(seed + 1), num_threads=1)
+    queue = ActionQueue(1, policy.horizon, policy.action_dim)
     obs = env.reset()
     state = flatten_state(env.state_dict(), _STATE)
     steps: list[dict[str, np.ndarray]] = []
     for _ in range(LOOP_STEPS):
-        flat = policy.flatten(obs)
-        command = _finite(policy(flat))
+        decision, pair = _decide(physical, policy.flatten(obs), noise)
+        command = queue.next(obs, lambda _, due=decision: due)  # type: ignore[misc]
         step = env.step(command)
+        queue.ended(step.done)
         steps.append(
-            {
-                "loop_observation": flat.numpy(),
-                "loop_command": command.numpy(),
-                "loop_action": physical(flat).numpy(),
-                "loop_reward": step.reward.numpy(),
-            }
+            {f"loop_{name}": values for name, values in pair.items()}
+            | {"loop_command": command.numpy(), "loop_reward": step.reward.numpy()}
         )
         obs = step.obs
     return {**_stack(pairs), **_stack(steps), **state}
+
+
+def _decide(
+    physical: PhysicalPolicy, flat: Tensor, noise: SettledNoise
+) -> tuple[Tensor, dict[str, np.ndarray]]:
+    """Decide for raw observations (B, D); return the decisions in [-1, 1], and what is recorded."""
+    drawn = noise.draw(flat)
+    decision = _finite(physical.decide(flat, drawn))
+    row = {"observation": flat.numpy(), "action": physical.commands(decision).numpy()}
+    return decision, row | ({} if drawn is None else {"noise": drawn.numpy()})
 
 
 def _stack(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _finite(action: torch.Tensor) -> torch.Tensor:
+def _finite(action: Tensor) -> Tensor:
     if not bool(action.isfinite().all()):
         raise RobotrlError("the policy returns actions that are not finite: it cannot be exported")
     return action

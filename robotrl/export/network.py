@@ -16,7 +16,7 @@ from robotrl.policies.policy import Policy
 
 
 class PhysicalPolicy(nn.Module):
-    """A policy whose actions are in physical units: offset + scale * policy(obs).
+    """A policy whose decisions are in physical units: offset + scale * policy(obs), action by action.
 
     Args:
         policy: to wrap, not copied.
@@ -28,17 +28,27 @@ class PhysicalPolicy(nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.policy = policy
-        pairs = [scale_offset(term.low, term.high) for term in policy.specs.action]
+        pairs = [scale_offset(term.low, term.high) for term in policy.specs.action] * policy.horizon
         self.register_buffer("scale", torch.tensor([scale for scale, _ in pairs], dtype=torch.float32))
         self.register_buffer("offset", torch.tensor([offset for _, offset in pairs], dtype=torch.float32))
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """Map raw (B, D) observations to (B, A) commands in physical units."""
-        return self.offset + self.scale * self.policy(obs)
+    def forward(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Map raw observations (B, D), and noise where the policy takes it, to commands (B, h*A)."""
+        return self.commands(self.decide(obs, noise))
+
+    def decide(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """Map the same to decisions (B, h*A) in [-1, 1]."""
+        return self.policy(obs) if noise is None else self.policy(obs, noise)
+
+    def commands(self, decision: Tensor) -> Tensor:
+        """Map decisions (B, h*A) in [-1, 1] to physical units."""
+        return self.offset + self.scale * decision
 
 
 def to_onnx(policy: Policy, contract_json: str) -> bytes:
-    """Return a self-contained ONNX model with input "obs" (batch, D) and output "action" (batch, A).
+    """Return a self-contained ONNX model with input "obs" (batch, D) and output "action" (batch, h*A).
+
+    A policy that decides from noise has a second input "noise" (batch, noise_dim).
 
     Args:
         policy: on the CPU, in evaluation mode.
@@ -47,15 +57,16 @@ def to_onnx(policy: Policy, contract_json: str) -> bytes:
     Raises:
         RobotrlError: torch cannot export the policy.
     """
-    example = torch.zeros(2, policy.obs_dim)
+    widths = {"obs": policy.obs_dim} | ({"noise": policy.noise_dim} if policy.noise_dim else {})
+    batch = torch.export.Dim("batch")
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
                 PhysicalPolicy(policy).eval(),
-                (example,),
-                input_names=["obs"],
+                tuple(torch.zeros(2, width) for width in widths.values()),
+                input_names=list(widths),
                 output_names=["action"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=tuple({0: batch} for _ in widths),
                 dynamo=True,
                 external_data=False,
                 verbose=False,

@@ -4,13 +4,14 @@ Contacts make a closed loop chaotic: two controllers that differ by one float32 
 within seconds, so trajectories of the exported and the training policy must not be compared with each
 other. What must hold exactly is each single step, and by induction the loop:
 
-* at every recorded observation the network returns the recorded action (`recorded actions`),
+* at every recorded observation, and noise where the policy decides from noise, the network returns the
+  recorded decision (`recorded actions`),
 * the rebuilt task, started from the recorded state and fed the recorded actions, shows the recorded
   observations (`replay`). On the machine that recorded them every step agrees; elsewhere last-bit
   differences of the mathematical library may grow, so the first 20 control steps decide,
 * driven by the network itself, the task stays sound for a whole episode (200 control steps where an
-  episode has more than 1000), and at every observation visited there the network returns the training
-  policy's action (`closed loop`).
+  episode has more than 1000), and every decision made there, executed as a robot would, is the training
+  policy's (`closed loop`).
 
 Another library's environment cannot be put into a recorded state: nothing is replayed there, and its
 closed loop is a fresh episode, of which 200 control steps at most.
@@ -25,16 +26,19 @@ import mujoco
 import numpy as np
 import torch
 
-from robotrl.core.config import evaluation_seed
+from robotrl.core.config import evaluation_seed, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.deploy.bundle import Bundle, action_error, check_array
+from robotrl.deploy.bundle import Bundle, action_error
 from robotrl.deploy.contract import GOLDEN_FILE, Contract
+from robotrl.deploy.controller import BundleController
+from robotrl.deploy.recordings import check_array, check_decisions
 from robotrl.envs.env import AnyTask, Env, make_env, specs_of
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.description import describe_physics, input_terms, output_terms, rebuild_task
 from robotrl.export.golden import LOOP_STEPS, loop_state
 from robotrl.export.network import PhysicalPolicy
+from robotrl.export.noise import SettledNoise
 from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
 from robotrl.tasks.task import Task
@@ -83,7 +87,8 @@ def verify_bundle(bundle: Path, policy: Policy | None = None) -> list[Check]:
             "parts",
             True,
             f"{contract.schema}; {len(contract.inputs)} input terms ({contract.input_size} values), "
-            f"{len(contract.outputs)} actions; network, recordings and contract belong together",
+            f"{len(contract.outputs)} actions{_decisions(contract)}; network, recordings and contract "
+            "belong together",
         ),
         Check(
             "task",
@@ -95,7 +100,7 @@ def verify_bundle(bundle: Path, policy: Policy | None = None) -> list[Check]:
     ]
     for name, prefix in (("golden vectors", ""), ("recorded actions", "loop_")):
         observation, action = golden[f"{prefix}observation"], golden[f"{prefix}action"]
-        error = action_error(contract, loaded(observation), action)
+        error = action_error(contract, loaded(observation, golden.get(f"{prefix}noise")), action)
         checks.append(
             Check(name, error <= contract.atol, f"max abs error {error:.2g} over {len(action)} observations")
         )
@@ -103,6 +108,11 @@ def verify_bundle(bundle: Path, policy: Policy | None = None) -> list[Check]:
         checks.append(_replay(task, loaded))
     checks.append(_closed_loop(task, loaded, policy))
     return checks
+
+
+def _decisions(contract: Contract) -> str:
+    chunk = f", {contract.horizon} control steps at a time" if contract.horizon > 1 else ""
+    return chunk + (f", from {contract.noise_dim} random numbers" if contract.noise_dim else "")
 
 
 def _rate(control_dt_s: float | None) -> str:
@@ -140,14 +150,10 @@ def _refuse_other_task(contract: Contract, task: AnyTask) -> None:
 
 
 def _check_loop_arrays(loaded: Bundle) -> None:
-    contract = loaded.contract
-    for name, width in (
-        ("loop_observation", (contract.input_size,)),
-        ("loop_action", (len(contract.outputs),)),
-        ("loop_command", (len(contract.outputs),)),
-        ("loop_reward", ()),
-    ):
-        check_array(loaded.path / GOLDEN_FILE, loaded.golden, name, width, LOOP_STEPS)
+    file, golden, contract = loaded.path / GOLDEN_FILE, loaded.golden, loaded.contract
+    check_decisions(file, golden, contract, "loop_", LOOP_STEPS)
+    check_array(file, golden, "loop_command", (len(contract.outputs),), LOOP_STEPS)
+    check_array(file, golden, "loop_reward", (), LOOP_STEPS)
 
 
 def _recorded_env(task: Task, loaded: Bundle) -> VecEnv:
@@ -201,14 +207,16 @@ def _closed_loop(task: AnyTask, loaded: Bundle, policy: Policy | None) -> Check:
     """Let the network drive the task and compare it with the training policy wherever it goes."""
     env, flat, steps = _start(task, loaded)
     groups, contract = loaded.contract.groups, loaded.contract
-    physical = None if policy is None else PhysicalPolicy(_fitting(policy, loaded)).eval()
+    controller = BundleController(loaded)
+    trained = None if policy is None else _TrainedPolicy(_fitting(policy, loaded))
     scale = np.array([term.scale for term in contract.outputs])
     offset = np.array([term.offset for term in contract.outputs])
     error, rewards, sound = 0.0, list[float](), True
     for _ in range(steps):
-        action = loaded(flat)
-        if physical is not None:
-            expected = physical(torch.from_numpy(flat).unsqueeze(0))[0].numpy()
+        noise = trained.decide(flat) if trained is not None and controller.due else None
+        action = controller(flat, noise)
+        if trained is not None:
+            expected = trained.left.pop(0)
             error = float(np.maximum(error, action_error(contract, action, expected)))  # keeps NaN
         command = (action.astype(np.float64) - offset) / scale
         if not np.all(np.abs(action - offset) <= scale + contract.atol * np.maximum(1.0, scale)):
@@ -217,8 +225,10 @@ def _closed_loop(task: AnyTask, loaded: Bundle, policy: Policy | None) -> Check:
         rewards.append(float(step.reward))
         sound = sound and bool(step.valid.all())
         flat = torch.cat([step.obs[group] for group in groups], dim=-1).numpy()[0]
-        if isinstance(task, ForeignTask) and bool(step.done):
-            break
+        if bool(step.done):
+            controller.reset()
+            if isinstance(task, ForeignTask):
+                break
     against = (
         "training policy not at hand"
         if policy is None
@@ -231,6 +241,24 @@ def _closed_loop(task: AnyTask, loaded: Bundle, policy: Policy | None) -> Check:
         + (_fresh(rewards) if isinstance(task, ForeignTask) else _against_recorded(rewards, loaded))
         + ("" if sound else "; the simulation diverged"),
     )
+
+
+class _TrainedPolicy:
+    """The training policy beside the controller: `left` are the actions it would still take, (A,) each."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.physical = PhysicalPolicy(policy).eval()
+        self.noise = SettledNoise(policy, torch.Generator().manual_seed(learner_seed(0)))
+        self.left: list[np.ndarray] = []
+
+    def decide(self, flat: np.ndarray) -> np.ndarray | None:
+        """Decide for a raw observation (D,); return the noise that was drawn for it."""
+        obs = torch.from_numpy(flat).unsqueeze(0)
+        noise = self.noise.draw(obs)
+        self.left = list(
+            self.physical(obs, noise).unflatten(1, (self.physical.policy.horizon, -1))[0].numpy()
+        )
+        return None if noise is None else noise[0].numpy()
 
 
 def _fresh(rewards: list[float]) -> str:
@@ -254,5 +282,11 @@ def _fitting(policy: Policy, loaded: Bundle) -> Policy:
     ):
         raise UsageError(
             f"{loaded.path} was not exported from this policy: other observation or action terms"
+        )
+    made = {name: getattr(policy, name) for name in ("horizon", "noise_dim", "sampling_steps")}
+    exported = {name: getattr(contract, name) for name in made}
+    if made != exported:
+        raise UsageError(
+            f"{loaded.path} was not exported from this policy: {exported}, the policy's are {made}"
         )
     return policy

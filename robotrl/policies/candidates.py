@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robotrl.core.types import Obs
 from robotrl.networks.critic import Aggregate, CriticEnsemble
+from robotrl.policies.composite import CompositePolicy
 from robotrl.policies.edit import Edit, Jitter
 from robotrl.policies.policy import HasLatent, Policy
 
@@ -38,7 +39,7 @@ class Choice:
     action: Tensor
 
 
-class CandidatePolicy(Policy):
+class CandidatePolicy(CompositePolicy):
     """The best of N samples of a base policy and n edits of them.
 
     Args:
@@ -63,13 +64,11 @@ class CandidatePolicy(Policy):
         num_edits: int = 0,
         temperature: float = 0.0,
     ) -> None:
-        super().__init__(base.specs, list(base.obs_groups), normalize_obs=False)
-        self.normalizer = base.normalizer
-        self.base, self.critics, self.edit = base, critics, edit
+        super().__init__(base)
+        self.critics, self.edit = critics, edit
         self.aggregate, self.pessimism = aggregate, pessimism
         self.num_samples, self.num_edits = num_samples, num_edits
         self.temperature = temperature
-        self.horizon = base.horizon
         self.noise_dim = num_samples * base.noise_dim + num_edits * self.chunk_dim
 
     def score(self, features: Tensor, candidates: Tensor) -> Tensor:
@@ -131,4 +130,5 @@ class CandidatePolicy(Policy):
 
 def _pick(candidates: Tensor, index: Tensor) -> Tensor:
     """Take one of (B, n, A) per row, (B, A)."""
-    return candidates.take_along_dim(index[:, None, None], 1).squeeze(1)
+    # take_along_dim would do, but torch.export binds it to one batch size
+    return candidates.gather(1, index[:, None, None].expand(-1, 1, candidates.shape[-1])).squeeze(1)

@@ -136,13 +136,10 @@ class DenoisingPolicy(GenerativePolicy):
         )
         self.denoiser = Denoiser(net, time, self.obs_dim)
 
-    @abstractmethod
-    def set_sampling_steps(self, count: int) -> None:
-        """Decide in `count` steps from now on; what was learned stays.
-
-        Raises:
-            UsageError: the policy cannot.
-        """
+    @property
+    def sampling_steps(self) -> int | None:
+        """K."""
+        return len(self.times)
 
     def set_table(self, name: str, values: Tensor) -> None:
         """Keep constants beside the parameters: they move with them and are not saved."""

@@ -61,6 +61,19 @@ class Policy(nn.Module, ABC):
         """Width of one decision, h*A."""
         return self.horizon * self.action_dim
 
+    @property
+    def sampling_steps(self) -> int | None:
+        """Denoising steps of one decision, None where it is not made in such steps."""
+        return None
+
+    def set_sampling_steps(self, count: int) -> None:
+        """Decide in `count` denoising steps from now on; what was learned stays.
+
+        Raises:
+            UsageError: the policy cannot.
+        """
+        raise UsageError(f"{type(self).__name__} has no denoising steps: their number cannot be chosen")
+
     def flatten(self, obs: Obs) -> Tensor:
         """Put the policy's groups side by side, (B, D), raw."""
         groups = [obs[group] for group in self.obs_groups]

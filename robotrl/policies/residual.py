@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from robotrl.core.types import Obs
+from robotrl.policies.composite import CompositePolicy
 from robotrl.policies.edit import Edit
 from robotrl.policies.policy import Policy
 
 
-class ResidualPolicy(Policy):
+class ResidualPolicy(CompositePolicy):
     """Residual reinforcement learning's policy (Johannink et al. 2019, arXiv:1812.03201).
 
     Args:
@@ -19,10 +20,9 @@ class ResidualPolicy(Policy):
     """
 
     def __init__(self, base: Policy, edit: Edit) -> None:
-        super().__init__(base.specs, list(base.obs_groups), normalize_obs=False)
-        self.base, self.edit = base, edit
-        self.normalizer = base.normalizer
-        self.horizon, self.noise_dim = base.horizon, base.noise_dim
+        super().__init__(base)
+        self.edit = edit
+        self.noise_dim = base.noise_dim
 
     def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the base's decision with the mode of its correction, (B, h A)."""

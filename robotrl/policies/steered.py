@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs
 from robotrl.networks.mlp import MLP, Activation, Init, Norm
+from robotrl.policies.composite import CompositePolicy
 from robotrl.policies.policy import HasLatent, Policy
 from robotrl.policies.squashed import SquashedHead
 
@@ -40,7 +41,7 @@ class NoiseActor(SquashedHead, nn.Module):
         return self.magnitude * torch.tanh(mean)
 
 
-class SteeredPolicy(Policy):
+class SteeredPolicy(CompositePolicy):
     """a = decode(s, w), w = b tanh(mean(s)); exploring, w is drawn.
 
     Args:
@@ -52,16 +53,14 @@ class SteeredPolicy(Policy):
     """
 
     def __init__(self, base: Policy, actor: NoiseActor) -> None:
-        super().__init__(base.specs, list(base.obs_groups), normalize_obs=False)
+        super().__init__(base)
         assert isinstance(base, HasLatent)
         if base.noise_dim != base.chunk_dim:
             raise UsageError(
                 f"{type(base).__name__} draws {base.noise_dim} numbers for {base.chunk_dim} actions and "
                 "cannot be steered: set policy.sampler=ddim, or use policy=flow"
             )
-        self.base, self.actor = base, actor
-        self.normalizer = base.normalizer
-        self.horizon = base.horizon
+        self.actor = actor
 
     def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the decision that the mode of the noise leads to, (B, h A)."""

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robotrl.core.config import evaluation_seed, learner_seed
+from robotrl.core.config import evaluation_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_aside
 from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask, make_env
 from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
-from robotrl.training.playback import own_task
+from robotrl.training.playback import deterministic, own_task
 from robotrl.training.run_folder import RunFolder, steps_of, write_json
 from robotrl.training.video import chosen_grid, record_video
 
@@ -70,9 +70,8 @@ def evaluate(
     the two seeds.
     """
     env = make_env(task, episodes, evaluation_seed(seed), num_threads)
-    # not the environments' numbers again
-    rng = torch.Generator().manual_seed(learner_seed(seed))
-    queue = ActionQueue(episodes, policy.horizon, env.specs.action_dim)
+    controller = deterministic(policy, seed)
+    queue = ActionQueue(episodes, controller.horizon, env.specs.action_dim)
     obs = env.reset()
     returns = torch.zeros(episodes, dtype=torch.float64)
     lengths = torch.zeros(episodes, dtype=torch.int64)
@@ -80,7 +79,7 @@ def evaluate(
     valid = torch.ones(episodes, dtype=torch.bool)
     running = torch.ones(episodes, dtype=torch.bool)
     while bool(running.any()):
-        step = env.step(queue.next(obs, lambda seen: policy.act(seen, deterministic=True, rng=rng)))
+        step = env.step(queue.next(obs, controller.decide))
         queue.ended(step.done)
         returns += torch.where(running, step.reward.double(), 0.0)
         lengths += running

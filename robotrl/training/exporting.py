@@ -16,19 +16,25 @@ from robotrl.training.restore import load_policy_and_config
 from robotrl.training.run_folder import RunFolder, steps_of
 
 
-def export_run(run: Path, out: Path | None = None, allow_simulation_only: bool = False) -> Path:
+def export_run(
+    run: Path,
+    out: Path | None = None,
+    allow_simulation_only: bool = False,
+    sampling_steps: int | None = None,
+) -> Path:
     """Export the policy of a run's newest checkpoint.
 
     Args:
         run: the run folder.
         out: the bundle to make; `bundle` inside the run by default, where an older one is replaced.
         allow_simulation_only: see `export_policy`; the run's own option allows it too.
+        sampling_steps: denoising steps of a decision; None for those of the training.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        UsageError: `run` is not a run, or something lies at `out`.
+        UsageError: `run` is not a run, something lies at `out`, or the policy cannot take so many steps.
         RobotrlError: see `export_policy`.
     """
     folder = RunFolder(run)
@@ -37,6 +43,8 @@ def export_run(run: Path, out: Path | None = None, allow_simulation_only: bool =
     elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} exists: give --out a folder that does not, or an empty one")
     policy, config = load_policy_and_config(run)
+    if sampling_steps is not None:
+        policy.set_sampling_steps(sampling_steps)
     # the tensors were read with the policy; no path starts with "-"
     env_steps = checkpoint.load(folder.latest_checkpoint(), prefix="-")["env_steps"]
     return export_policy(
@@ -71,13 +79,16 @@ def training_policy(bundle: Path) -> Policy | None:
     if not (run / "config.yaml").is_file() or not (checkpoints := RunFolder(run).checkpoints()):
         return None
     try:
-        training = json.loads((bundle / CONTRACT_FILE).read_text(encoding="utf-8"))["training"]
-        env_steps = training["env_steps"]
+        contract = json.loads((bundle / CONTRACT_FILE).read_text(encoding="utf-8"))
+        env_steps, sampling_steps = contract["training"]["env_steps"], contract.get("sampling_steps")
     except (OSError, ValueError, KeyError, TypeError):
         return None  # the verification says what is wrong with the bundle
     if env_steps != steps_of(checkpoints[-1]):
         return None
-    return load_policy_and_config(run)[0]
+    policy = load_policy_and_config(run)[0]
+    if sampling_steps is not None:
+        policy.set_sampling_steps(sampling_steps)
+    return policy
 
 
 def _return_mean(folder: RunFolder, env_steps: int) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robotrl.core.config import learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import Obs
 from robotrl.deploy.bundle import Bundle
@@ -21,7 +22,7 @@ from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.rendering import has_screen
 from robotrl.tasks.task import Task
 from robotrl.training.failures import FailureRecording
-from robotrl.training.playback import Act, Playback, deterministic, own_task
+from robotrl.training.playback import Controller, Playback, deterministic, own_task
 from robotrl.training.replay import Replay, record_replay
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.video import check_video_path, chosen_grid, record_video
@@ -43,7 +44,7 @@ def play(
     Args:
         path: a run folder, a bundle or a failure recording of a run.
         video: write the first episode, or the recorded states, to this new MP4 file instead.
-        seed: of the initial states.
+        seed: of the initial states, and of the noise that a policy may decide from.
         port: of the browser's viewer.
         announce: told what to open, or what was written.
         video_grid: "ROWSxCOLUMNS", how many simulations the video shows; None for one.
@@ -63,12 +64,12 @@ def play(
             raise UsageError(f"{path} is a recording of one simulation: leave out --video-grid")
         _play_recording(FailureRecording.load(path), video, port, announce)
         return
-    act, task, task_name = load_controller(path)
+    controller, task, task_name = load_controller(path, seed)
     if video is not None:
-        record_video(act, task, video, seed=seed, grid=grid, task_name=task_name)
+        record_video(controller, task, video, seed=seed, grid=grid, task_name=task_name)
         announce(f"wrote {video}")
         return
-    _show(Playback(act, task, task_name, seed), port, announce)
+    _show(Playback(controller, task, task_name, seed), port, announce)
 
 
 def _play_recording(
@@ -98,8 +99,12 @@ def _show(playback: Playback | Replay, port: int, announce: Callable[[str], None
         announce("stopped")
 
 
-def load_controller(path: Path) -> tuple[Act, Task, str]:
-    """Return what acts, its task and the task's name.
+def load_controller(path: Path, seed: int = 0) -> tuple[Controller, Task, str]:
+    """Return the controller of a run or a bundle, its task and the task's name.
+
+    Args:
+        path: the folder.
+        seed: of the noise that it may decide from.
 
     Raises:
         UsageError: `path` is neither a run folder nor a bundle, or its environment is another library's.
@@ -107,17 +112,22 @@ def load_controller(path: Path) -> tuple[Act, Task, str]:
     """
     if (path / "config.yaml").is_file():
         policy, config = load_policy_and_config(path)
-        return deterministic(policy), own_task(config.task), config.task_name
+        return deterministic(policy, seed), own_task(config.task), config.task_name
     if (path / CONTRACT_FILE).is_file():
         bundle = Bundle.load(path)
         task = own_task(rebuild_task(bundle.contract.task))
-        return bundle_controller(bundle, task), task, str(bundle.contract.task["name"])
+        return bundle_controller(bundle, task, seed), task, str(bundle.contract.task["name"])
     what = "has neither config.yaml nor contract.json" if path.exists() else "does not exist"
     raise UsageError(f"{path} {what}: give the folder of a run or of a bundle, or a failure recording")
 
 
-def bundle_controller(bundle: Bundle, task: Task) -> Act:
+def bundle_controller(bundle: Bundle, task: Task, seed: int = 0) -> Controller:
     """Feed a bundle with raw observations and map its commands back to [-1, 1].
+
+    Args:
+        bundle: decides.
+        task: what it was made for.
+        seed: of the noise that it may decide from.
 
     Raises:
         RobotrlError: the task's terms are not those of the bundle.
@@ -128,18 +138,22 @@ def bundle_controller(bundle: Bundle, task: Task) -> Act:
     known = all(group in specs.observation for group in groups)
     if not known or input_terms(specs, groups) != contract.inputs or output_terms(specs) != contract.outputs:
         raise RobotrlError(f"{bundle.path}: its task now has other terms than the bundle; export it again")
-    scale = np.array([term.scale for term in contract.outputs])
-    offset = np.array([term.offset for term in contract.outputs])
+    scale = np.tile([term.scale for term in contract.outputs], contract.horizon)
+    offset = np.tile([term.offset for term in contract.outputs], contract.horizon)
     tolerance = contract.atol * np.maximum(1.0, 1.0 / scale)
+    rng = np.random.default_rng(learner_seed(seed))
 
-    def act(obs: Obs) -> Tensor:
+    def decide(obs: Obs) -> Tensor:
         flat = torch.cat([obs[group] for group in groups], dim=-1).numpy()
-        action = (bundle(flat).astype(np.float64) - offset) / scale
-        if not (np.abs(action) <= 1.0 + tolerance).all():
-            raise RobotrlError(f"{bundle.path} commands {action[0].tolist()}, outside its limits")
-        return torch.from_numpy(action.clip(-1.0, 1.0))  # float32 rounding only, see above
+        noise = rng.standard_normal((len(flat), contract.noise_dim), np.float32)
+        commands = bundle(flat, noise if contract.noise_dim else None)
+        decision = (commands.astype(np.float64) - offset) / scale
+        if not (np.abs(decision) <= 1.0 + tolerance).all():
+            raise RobotrlError(f"{bundle.path} commands {decision[0].tolist()}, outside its limits")
+        # what is cut is rounding only, see above
+        return torch.from_numpy(decision.clip(-1.0, 1.0).astype(np.float32))
 
-    return act
+    return Controller(decide, contract.horizon)
 
 
 def show_in_browser(playback: Playback | Replay, port: int, announce: Callable[[str], None]) -> None:

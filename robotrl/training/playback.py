@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from robotrl.core.config import evaluation_seed
+from robotrl.core.config import evaluation_seed, learner_seed
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs
+from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.policy import Policy
 from robotrl.tasks.task import Task
 
-Act = Callable[[Obs], Tensor]
-"""Observation groups, each (N, D), to actions (N, A) in [-1, 1]."""
+
+@dataclass(frozen=True)
+class Controller:
+    """What drives simulations: decisions that are executed open loop, see `ActionQueue`.
+
+    Attributes:
+        decide: observation groups of n simulations, each (n, D), to decisions (n, h*A) in [-1, 1].
+        horizon: h, control steps of a decision.
+    """
+
+    decide: Callable[[Obs], Tensor]
+    horizon: int = 1
 
 
-def deterministic(policy: Policy) -> Act:
-    """Return what the policy does when it does not explore."""
+def deterministic(policy: Policy, seed: int = 0) -> Controller:
+    """Return what the policy does when it does not explore.
 
-    def act(obs: Obs) -> Tensor:
+    Args:
+        policy: decides.
+        seed: of the noise that it may decide from.
+    """
+    rng = torch.Generator().manual_seed(learner_seed(seed))  # not the environments' numbers again
+
+    def decide(obs: Obs) -> Tensor:
         with torch.no_grad():
-            return policy.act(obs, deterministic=True)
+            return policy.act(obs, deterministic=True, rng=rng)
 
-    return act
+    return Controller(decide, policy.horizon)
 
 
 def own_task(task: AnyTask) -> Task:
@@ -42,7 +60,7 @@ def own_task(task: AnyTask) -> Task:
 
 
 class Playback:
-    """One simulation driven by `act`, episode after episode.
+    """One simulation driven by a controller, episode after episode.
 
     Attributes:
         env: the environment, N = 1.
@@ -56,10 +74,11 @@ class Playback:
 
     terms_label = "Reward in the last step"
 
-    def __init__(self, act: Act, task: Task, task_name: str, seed: int = 0) -> None:
-        self.act = act
+    def __init__(self, controller: Controller, task: Task, task_name: str, seed: int = 0) -> None:
+        self.controller = controller
         self.task_name = task_name
         self.env = VecEnv(task, 1, evaluation_seed(seed))
+        self._queue = ActionQueue(1, controller.horizon, self.env.specs.action_dim)
         self.episode = 0
         self.last_return: float | None = None
         self.reward_terms: dict[str, float] = {}
@@ -73,11 +92,13 @@ class Playback:
     def restart(self) -> None:
         """Begin the next episode now."""
         self._obs = self.env.reset()
+        self._queue.ended(torch.ones(1, dtype=torch.bool))
         self._begin()
 
     def advance(self) -> bool:
         """Play one control step; True if it ended the episode and the next one has begun."""
-        step = self.env.step(self.act(self._obs))
+        step = self.env.step(self._queue.next(self._obs, self.controller.decide))
+        self._queue.ended(step.done)
         self._obs = step.obs
         self._steps += 1
         self.episode_return += float(step.reward[0])
@@ -103,7 +124,7 @@ class Playback:
 
 
 class FirstEpisodes:
-    """The first episode of each of N simulations driven by `act`; one that has ended stays ended.
+    """The first episode of each of N simulations of a controller; one that has ended stays ended.
 
     Attributes:
         env: the environments.
@@ -111,9 +132,10 @@ class FirstEpisodes:
         returns: (N,) float64, sums of rewards since the episodes began.
     """
 
-    def __init__(self, act: Act, task: Task, num_envs: int, seed: int) -> None:
-        self.act = act
+    def __init__(self, controller: Controller, task: Task, num_envs: int, seed: int) -> None:
+        self.controller = controller
         self.env = VecEnv(task, num_envs, evaluation_seed(seed))
+        self._queue = ActionQueue(num_envs, controller.horizon, self.env.specs.action_dim)
         self.running = torch.ones(num_envs, dtype=torch.bool)
         self.returns = torch.zeros(num_envs, dtype=torch.float64)
         self._obs = self.env.reset()
@@ -131,7 +153,8 @@ class FirstEpisodes:
 
     def advance(self) -> None:
         """Play one control step."""
-        step = self.env.step(self.act(self._obs))
+        step = self.env.step(self._queue.next(self._obs, self.controller.decide))
+        self._queue.ended(step.done)
         self._obs = step.obs
         self._steps += 1
         self.returns += torch.where(self.running, step.reward.double(), 0.0)

@@ -22,7 +22,7 @@ from robotrl.sim.batch_renderer import BatchRenderer, Drawing
 from robotrl.sim.cameras import View
 from robotrl.sim.rendering import Quality
 from robotrl.tasks.task import Task
-from robotrl.training.playback import Act, FirstEpisodes, deterministic
+from robotrl.training.playback import Controller, FirstEpisodes, deterministic
 
 # imageio_ffmpeg moves the encoder into a process group of its own before it starts, for which Python has
 # to fork; Linux refuses that to a process that has reserved more memory than there is, as the arenas of
@@ -79,7 +79,7 @@ def chosen_grid(text: str | None, video: bool) -> Grid:
 
 
 def record_video(
-    policy: Policy | Act,
+    policy: Policy | Controller,
     task: Task,
     path: Path,
     *,
@@ -98,10 +98,10 @@ def record_video(
     last episode. The file appears when it is complete; one that was there before is replaced.
 
     Args:
-        policy: a policy, or what maps observation groups, (N, D), to actions, (N, A), in [-1, 1].
+        policy: a policy, or a controller of any other kind.
         task: the task to play.
         path: of the video, ending in .mp4.
-        seed: of the initial states.
+        seed: of the initial states, and of the noise that a policy may decide from.
         episode_s: end of the video, s; None for the task's time limit.
         grid: how many simulations, and their places; None for one.
         width: of one simulation's picture, px, even; None for the grid's choice.
@@ -121,8 +121,8 @@ def record_video(
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} must be above 0, got {value}")
     check_video_path(path)
-    act = deterministic(policy) if isinstance(policy, Policy) else policy
-    episodes = FirstEpisodes(act, task, grid.rows * grid.columns, seed)
+    controller = deterministic(policy, seed) if isinstance(policy, Policy) else policy
+    episodes = FirstEpisodes(controller, task, grid.rows * grid.columns, seed)
     duration_s = task.episode_length_s if episode_s is None else episode_s
     board = _Board(grid, width, height, task_name or type(task).__name__)
     view = View(None, width, height)
