@@ -282,7 +282,7 @@ class WholeDensity(HalfADensity):
     def distribution(self, obs):
         return DiagonalGaussian(self.mean(self.normalize(self.flatten(obs))), torch.zeros(self.action_dim))
 
-    def to_bounds(self, action):
+    def to_bounds(self, action, obs):
         return action.clamp(-1, 1)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import Tensor
 
 from robotrl.core import checks
-from robotrl.core.types import Specs
+from robotrl.core.types import Obs, Specs
 from robotrl.networks.layer_norm_mlp import LayerNormMLP
 from robotrl.networks.normalizer import RunningNormalizer
 from robotrl.policies.distributions import DiagonalGaussian
@@ -55,7 +55,7 @@ class SoftplusGaussianPolicy(StochasticPolicy):
         mean, pre = self.net(features).chunk(2, dim=-1)
         return DiagonalGaussian(mean, torch.log(F.softplus(pre) + self.std_floor))
 
-    def to_bounds(self, action: Tensor) -> Tensor:
+    def to_bounds(self, action: Tensor, obs: Obs) -> Tensor:
         """Cut at the actuators' limits: the density stays that of the uncut draw."""
         return action.clamp(-1.0, 1.0)
 
