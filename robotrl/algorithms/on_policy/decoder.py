@@ -6,6 +6,7 @@ import copy
 import enum
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ def make_decoder(
     specs: Specs, obs_groups: list[str], normalize_obs: bool, config: DecoderConfig, rng: torch.Generator
 ) -> Policy:
     """Build a decoder with fresh weights."""
-    common = {
+    common: dict[str, Any] = {
         "hidden": config.hidden,
         "activation": config.activation,
         "obs_groups": obs_groups,
