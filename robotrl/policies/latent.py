@@ -16,8 +16,7 @@ class LatentPolicy(StochasticPolicy):
     Until `adopt` has given it a decoder, g(s, z) = clip(z, -1, 1).
 
     Args:
-        encoder: draws z, unbounded and as wide as an action; its observation normaliser becomes this
-            policy's.
+        encoder: draws z, unbounded and as wide as an action.
         decoder: makes one action of one z. It keeps the observation statistics that it was fitted with.
 
     Attributes:
@@ -26,9 +25,7 @@ class LatentPolicy(StochasticPolicy):
 
     def __init__(self, encoder: StochasticPolicy, decoder: Policy) -> None:
         super().__init__(encoder.specs, list(encoder.obs_groups), normalize_obs=False)
-        # a module with two owners would be saved twice
-        self.normalizer, encoder.normalizer = encoder.normalizer, None
-        self.encoder = encoder
+        self.encoder, self.normalizer = encoder, encoder.normalizer
         self.decoder = decoder.requires_grad_(False)
         self.decodes = False
 

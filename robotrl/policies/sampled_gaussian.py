@@ -14,14 +14,13 @@ class SampledGaussian(Policy):
     """a = mean(s) + std z, cut at +-1, or tanh of that, z ~ N(0, 1).
 
     Args:
-        gaussian: imitates, by its likelihood; its observation normaliser becomes this policy's.
+        gaussian: imitates, by its likelihood; observations are normalised by its statistics.
     """
 
     def __init__(self, gaussian: GaussianPolicy | SquashedGaussianPolicy) -> None:
         super().__init__(gaussian.specs, list(gaussian.obs_groups), normalize_obs=False)
         self.gaussian = gaussian
-        # a module with two owners would be saved twice
-        self.normalizer, gaussian.normalizer = gaussian.normalizer, None
+        self.normalizer = gaussian.normalizer
         self.noise_dim = gaussian.action_dim
 
     @torch.no_grad()
