@@ -45,6 +45,24 @@ def _finite(node: Any) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
+def trained(folder: Path, last_file: str, *words: str) -> Path:
+    """Return the run in `folder`, trained to its end: a run that was stopped there goes on.
+
+    Args:
+        folder: of this run alone.
+        last_file: what a complete run has.
+        *words: as of `robotrl train`, for a run that is not there yet.
+    """
+    import robotrl
+    from robotrl.training.train import resume
+
+    started = sorted(folder.rglob("config.yaml"))
+    if not started:
+        return robotrl.train(None, *words, f"runs_dir={folder}", show_progress=False)
+    run = started[-1].parent
+    return run if (run / last_file).is_file() else resume(run, show_progress=False)
+
+
 def interval_of_mean(values: Any) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean; NaN for fewer than two values."""
     values = np.asarray(values, dtype=float)

@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_common import RESULTS, interval_of_mean, provenance, write_json
+from bench_common import RESULTS, interval_of_mean, provenance, trained, write_json
 
-import robotrl
 from robotrl.training.run_folder import RunFolder
-from robotrl.training.train import resume
 
 OUT = RESULTS / "bench_stream_learning.json"
 REFERENCE = ["algorithm.preset=reference", "algorithm.std_floor=0", "policy.std_floor=0"]
@@ -46,23 +44,17 @@ TASKS = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "cheetah_run", "walker_ru
 def run_piece(task: str, method: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train, or go on with a training that was stopped; return the piece's figures."""
     folder = Path(args.runs_dir) / f"{task}-{method}-{args.streams}x{args.steps}-s{args.seed}"
-    started = sorted(folder.rglob("config.yaml"))
-    if started:
-        run = started[-1].parent
-        if not (run / "streams.json").is_file():
-            resume(run, show_progress=False)
-    else:
-        words = [
-            f"task={task}",
-            f"num_envs={args.streams}",
-            f"total_steps={args.streams * args.steps}",
-            f"seed={args.seed}",
-            "eval_episodes=10",
-            "export=false",
-            f"runs_dir={folder}",
-            *METHODS[method],
-        ]
-        run = robotrl.train("stream_ac", *words, show_progress=False)
+    words = [
+        "recipe=stream_ac",
+        f"task={task}",
+        f"num_envs={args.streams}",
+        f"total_steps={args.streams * args.steps}",
+        f"seed={args.seed}",
+        "eval_episodes=10",
+        "export=false",
+        *METHODS[method],
+    ]
+    run = trained(folder, "streams.json", *words)
     return figures(RunFolder(run), task, method, args)
 
 

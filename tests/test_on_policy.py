@@ -131,7 +131,8 @@ def test_successor_values_bootstrap_from_the_true_last_observation():
 
 def ppo(config=None, policy=None, seed=0) -> PPO:
     policy = policy or GaussianPolicy(SPECS, GaussianConfig(hidden=[8], normalize_obs=False), rng(seed))
-    return PPO(SPECS, policy, config or PPOConfig(hidden=[8]), rng(seed + 1))
+    config = config or PPOConfig(hidden=[8])
+    return PPO(SPECS, PPO.make_policy(SPECS, policy, config, rng(seed)), config, rng(seed + 1))
 
 
 def test_one_update_equals_a_float64_reference():
@@ -282,7 +283,7 @@ class WholeDensity(HalfADensity):
     def distribution(self, obs):
         return DiagonalGaussian(self.mean(self.normalize(self.flatten(obs))), torch.zeros(self.action_dim))
 
-    def to_bounds(self, action):
+    def to_bounds(self, action, obs):
         return action.clamp(-1, 1)
 
 
@@ -290,7 +291,7 @@ def test_ppo_trains_any_policy_that_has_the_capability_and_refuses_half_of_it():
     env = VecEnv(Pendulum(), 2, seed=0, num_threads=1)
     config = PPOConfig(num_steps=4, num_epochs=1, hidden=[8])
     with pytest.raises(UsageError, match=r"PPO needs a policy with .*, which HalfADensity has not"):
-        PPO(env.specs, HalfADensity(env.specs), config, rng())
+        PPO.make_policy(env.specs, HalfADensity(env.specs), config, rng())
     algorithm = PPO(env.specs, WholeDensity(env.specs), config, rng())
     before = algorithm.policy.mean.weight.detach().clone()
     metrics = OnPolicyLoop(env, algorithm, total_steps=8, torch_threads=1).iterate()

@@ -245,7 +245,7 @@ def test_an_update_of_our_ppo_is_one_of_sb3s() -> None:
     obs, first = loop.obs, np.ones(8, dtype=bool)
     for _ in range(128):
         action, log_prob = ours.sample(obs)
-        step = loop.env.step(ours.policy.to_bounds(action))
+        step = loop.env.step(ours.policy.to_bounds(action, obs))
         loop.buffer.add(obs, action, log_prob, step)
         with torch.no_grad():
             value, their_log_prob, _ = net.evaluate_actions(obs["policy"], action)

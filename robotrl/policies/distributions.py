@@ -46,9 +46,13 @@ class DiagonalGaussian:
     mean: Tensor
     log_std: Tensor
 
+    def at(self, noise: Tensor) -> Tensor:
+        """Return the draw that standard normal noise, (..., B, A), makes."""
+        return self.mean + self.log_std.exp() * noise
+
     def sample(self, rng: torch.Generator | None) -> Tensor:
         """Draw (B, A), differentiable in mean and log_std."""
-        return self.mean + self.log_std.exp() * _normal(self.mean, rng)
+        return self.at(_normal(self.mean, rng))
 
     def mode(self) -> Tensor:
         """Return the mean."""
@@ -71,9 +75,13 @@ class SquashedGaussian:
     mean: Tensor
     log_std: Tensor
 
+    def at(self, noise: Tensor) -> Tensor:
+        """Return the draw that standard normal noise, (..., B, A), makes."""
+        return torch.tanh(self.mean + self.log_std.exp() * noise)
+
     def sample(self, rng: torch.Generator | None) -> Tensor:
         """Draw (B, A) in (-1, 1), differentiable in mean and log_std."""
-        return torch.tanh(self.mean + self.log_std.exp() * _normal(self.mean, rng))
+        return self.at(_normal(self.mean, rng))
 
     def mode(self) -> Tensor:
         """Return tanh of the mean."""

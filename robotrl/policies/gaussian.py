@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import Tensor, nn
 
 from robotrl.core import checks
-from robotrl.core.types import Specs
+from robotrl.core.types import Obs, Specs
 from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.policies.distributions import (
     DiagonalGaussian,
@@ -78,7 +78,7 @@ class GaussianPolicy(StochasticPolicy):
         """N(mean(s), diag(std^2)), unbounded."""
         return DiagonalGaussian(self.net(features), self.log_std)
 
-    def to_bounds(self, action: Tensor) -> Tensor:
+    def to_bounds(self, action: Tensor, obs: Obs) -> Tensor:
         """Cut at the actuators' limits: the density stays that of the uncut draw."""
         return action.clamp(-1.0, 1.0)
 

@@ -126,15 +126,15 @@ class StochasticPolicy(Policy):
         """p(a | s) for a batch of raw observations."""
         return self.head(self.normalize(self.flatten(obs)))
 
-    def to_bounds(self, action: Tensor) -> Tensor:
-        """Map a draw of `distribution` to an action the actuators accept; identity if bounded."""
+    def to_bounds(self, action: Tensor, obs: Obs) -> Tensor:
+        """Map a draw of `distribution(obs)` to an action the actuators accept; identity if bounded."""
         return action
 
     def act(self, obs: Obs, deterministic: bool = False, rng: torch.Generator | None = None) -> Tensor:
         """Return the mode or a draw, (B, A) in [-1, 1]."""
         if deterministic:
             return self(self.flatten(obs))
-        return self.to_bounds(self.distribution(obs).sample(rng))
+        return self.to_bounds(self.distribution(obs).sample(rng), obs)
 
     def log_prob(self, obs: Obs, action: Tensor) -> Tensor:
         """Log density of (B, A), (B,)."""
@@ -170,8 +170,8 @@ class HasDensity(Protocol):
         """p(a | s) for a batch of raw observations."""
         ...
 
-    def to_bounds(self, action: Tensor) -> Tensor:
-        """Map a draw of `distribution`, (B, A), to an action in [-1, 1]; identity if bounded."""
+    def to_bounds(self, action: Tensor, obs: Obs) -> Tensor:
+        """Map a draw of `distribution(obs)`, (B, A), to an action in [-1, 1]; identity if bounded."""
         ...
 
     def log_prob(self, obs: Obs, action: Tensor) -> Tensor:

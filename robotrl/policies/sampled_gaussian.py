@@ -1,4 +1,4 @@
-"""A squashed Gaussian as a function of noise, so that it can propose actions as generative policies do."""
+"""A Gaussian policy as a function of noise, so that it makes decisions as generative policies do."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from robotrl.core.types import Obs
-from robotrl.policies.gaussian import SquashedGaussianPolicy
+from robotrl.policies.gaussian import GaussianPolicy, SquashedGaussianPolicy
 from robotrl.policies.policy import HasBcLoss, HasLatent, Policy, require
 
 
 class SampledGaussian(Policy):
-    """a = tanh(mean(s) + std(s) z), z ~ N(0, 1): shares the weights of the policy it is made of.
+    """a = mean(s) + std z, cut at +-1, or tanh of that, z ~ N(0, 1).
 
     Args:
-        gaussian: imitates, by its likelihood.
+        gaussian: imitates, by its likelihood; observations are normalised by its statistics.
     """
 
-    def __init__(self, gaussian: SquashedGaussianPolicy) -> None:
+    def __init__(self, gaussian: GaussianPolicy | SquashedGaussianPolicy) -> None:
         super().__init__(gaussian.specs, list(gaussian.obs_groups), normalize_obs=False)
         self.gaussian = gaussian
         self.normalizer = gaussian.normalizer
@@ -27,10 +27,8 @@ class SampledGaussian(Policy):
     def decode(self, features: Tensor, noise: Tensor) -> Tensor:
         """Map noise to decisions, see `HasLatent`."""
         head = self.gaussian.head(features)
-        mean, std = head.mean, head.log_std.exp()
-        if noise.ndim == 3:
-            mean, std = mean.unsqueeze(1), std.unsqueeze(1)
-        return torch.tanh(mean + std * noise)
+        draws = head.at(noise.transpose(0, 1)).transpose(0, 1) if noise.ndim == 3 else head.at(noise)
+        return draws.clamp(-1.0, 1.0)
 
     def bc_loss(
         self,

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import Tensor
 
 from robotrl.core import checks
-from robotrl.core.types import Specs
+from robotrl.core.types import Obs, Specs
 from robotrl.networks.layer_norm_mlp import LayerNormMLP
 from robotrl.policies.distributions import DiagonalGaussian, SquashedGaussian
 from robotrl.policies.policy import StochasticPolicy
@@ -68,7 +68,7 @@ class SoftplusGaussianPolicy(StochasticPolicy):
         """N(mean(s), diag(std(s)^2)), unbounded."""
         return self.gaussian(features)
 
-    def to_bounds(self, action: Tensor) -> Tensor:
+    def to_bounds(self, action: Tensor, obs: Obs) -> Tensor:
         """Cut at the actuators' limits: the density stays that of the uncut draw."""
         return action.clamp(-1.0, 1.0)
 
@@ -85,7 +85,7 @@ class SquashedSoftplusPolicy(SoftplusGaussianPolicy):
         gaussian = self.gaussian(features)
         return SquashedGaussian(gaussian.mean, gaussian.log_std)
 
-    def to_bounds(self, action: Tensor) -> Tensor:
+    def to_bounds(self, action: Tensor, obs: Obs) -> Tensor:
         """Return the action, which is within the actuators' limits."""
         return action
 

@@ -33,7 +33,7 @@ class OnPolicyLoop(Loop):
             with self.phase("policy"):
                 action, log_prob = self.algorithm.sample(self.obs)
             with self.phase("simulation"):
-                step = self.env.step(self.algorithm.policy.to_bounds(action))
+                step = self.env.step(self.algorithm.policy.to_bounds(action, self.obs))
             self.buffer.add(self.obs, action, log_prob, step)
             statistics.add(step.log)
             self.obs = step.obs

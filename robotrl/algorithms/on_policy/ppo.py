@@ -26,6 +26,7 @@ from robotrl.core.types import Obs, Specs
 from robotrl.data.rollout import Rollout, generalized_advantage, successor_values
 from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.networks.normalizer import RunningNormalizer
+from robotrl.policies.distributions import ActionDistribution
 from robotrl.policies.gaussian import GaussianPolicy
 from robotrl.policies.policy import HasDensity, Policy, StochasticPolicy
 
@@ -160,6 +161,10 @@ class PPO(Algorithm):
         mean["policy/learning_rate"] = torch.tensor(self.learning_rate)
         return mean
 
+    def regularization(self, distribution: ActionDistribution) -> Tensor | float:
+        """Return what is added to the loss for the policy's distribution: nothing in PPO itself."""
+        return 0.0
+
     def _gradient_step(
         self, obs: Obs, action: Tensor, old_log_prob: Tensor, advantage: Tensor, returns: Tensor
     ) -> dict[str, Tensor]:
@@ -174,6 +179,7 @@ class PPO(Algorithm):
         value_loss = (self.value(obs) - returns).square().mean()
         entropy = distribution.entropy().mean()
         loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
+        loss = loss + self.regularization(distribution)
 
         with torch.no_grad():
             kl = (ratio - 1 - log_ratio).mean()
