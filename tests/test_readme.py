@@ -18,7 +18,7 @@ from robotrl.core.config import from_yaml
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "my_robot"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [page.name for page in PAGES]
 
 sys.path.append(str(ROOT / "scripts"))
