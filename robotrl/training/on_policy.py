@@ -31,10 +31,11 @@ class OnPolicyLoop(Loop):
         torch.set_num_threads(1)
         for _ in range(self.algorithm.config.num_steps):
             with self.phase("policy"):
-                action, log_prob = self.algorithm.sample(self.obs)
+                draw, log_prob = self.algorithm.sample(self.obs)
+                action = self.algorithm.policy.to_bounds(draw, self.obs)
             with self.phase("simulation"):
-                step = self.env.step(self.algorithm.policy.to_bounds(action, self.obs))
-            self.buffer.add(self.obs, action, log_prob, step)
+                step = self.env.step(action)
+            self.buffer.add(self.obs, draw, log_prob, step)
             statistics.add(step.log)
             self.obs = step.obs
             self.env_steps += self.env.num_envs

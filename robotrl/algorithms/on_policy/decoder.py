@@ -47,7 +47,7 @@ class DecoderConfig:
     """Steps of flow and diffusion; >= 1."""
     learning_rate: float = 3e-4
     """Of Adam; > 0."""
-    batch_size: int = 8192
+    batch_size: int = 1024
     """Control steps per gradient step; >= 1."""
     epochs: int = 50
     """Most passes over the data; >= 1."""

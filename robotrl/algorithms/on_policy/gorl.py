@@ -15,7 +15,8 @@ because our decoders work on [-1, 1]. The encoder is PPO's own policy (by defaul
 1 at first: the prior; the paper's is a softplus of the state), so that stage 0 is PPO bit for bit, and the
 pull towards the prior begins with the first decoder. A stage hands over its last encoder: returns of whole
 evaluations, by which the paper picks the best, are not known here. Restarted networks begin with the weights
-that the first stage began with. The decoder's loss draws one (t, eps) per action and epoch (released: 8).
+that the first stage began with. The decoder's loss draws one (t, eps) per action and epoch (released: 8), in
+batches of 1,024 instead of 8,192: there are fewer data, on which the large ones stop short of the minimum.
 PPO's own defaults stay, here and in the controls: decoder.kind=gaussian (restarts alone) and algorithm=ppo.
 """
 
