@@ -32,6 +32,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "ppo": overrides("ppo", folder, "total_steps=1000"),
         "sac": overrides("sac", folder, "total_steps=2000"),
         "stream_ac": overrides("stream_ac", folder, "total_steps=2000"),
+        "stream_sac": overrides("stream_sac", folder, "total_steps=2000"),
+        "stream_dac": overrides("stream_dac", folder, "total_steps=2000"),
         "beta": overrides("ppo", folder, "total_steps=128", "policy=beta"),
         "pendulum": overrides("ppo", folder, "total_steps=128", "task=pendulum_swingup"),
         "deep": overrides("ppo", folder, "total_steps=128", "policy.hidden=[8, 8]"),
@@ -39,10 +41,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: train(compose(given), show_progress=False) for name, given in words.items()}
 
 
-def words(origin: Path, folder: Path, *more: str) -> list[str]:
+def words(origin: Path, folder: Path, *more: str, algorithm: str = "stream_ac") -> list[str]:
     return [
         *TASK,
-        "algorithm=stream_ac",
+        f"algorithm={algorithm}",
         "algorithm.std_scale=0.5",
         "algorithm.actor_rest_steps=50",
         f"algorithm.init_from={origin}",
@@ -56,9 +58,19 @@ def words(origin: Path, folder: Path, *more: str) -> list[str]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("origin", ["ppo", "sac", "stream_ac"])
-def test_the_loop_begins_with_the_runs_policy(origin: str, runs: dict[str, Path], tmp_path: Path) -> None:
-    config = inherit(compose(words(runs[origin], tmp_path, LOADED, "algorithm.std_scale=1")))
+@pytest.mark.parametrize(
+    ("origin", "algorithm"),
+    [
+        *((origin, "stream_ac") for origin in ("ppo", "sac", "stream_ac", "stream_sac")),
+        *((origin, "stream_sac") for origin in ("sac", "stream_sac")),
+        ("stream_dac", "stream_dac"),
+    ],
+)
+def test_the_loop_begins_with_the_runs_policy(
+    origin: str, algorithm: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    given = words(runs[origin], tmp_path, LOADED, "algorithm.std_scale=1", algorithm=algorithm)
+    config = inherit(compose(given))
     loop = make_loop(config)
     policy, source = load_policy_and_config(runs[origin])
     assert isinstance(loop, StreamingLoop) and loop.algorithm.learner is not None
@@ -81,14 +93,36 @@ def test_ppos_critic_values_states_as_it_did(runs: dict[str, Path], tmp_path: Pa
     np.testing.assert_allclose(learner.values(loop.obs["policy"].numpy()), expected, rtol=2e-3)
 
 
-@pytest.mark.parametrize("origin", ["ppo", "sac"])
+@torch.no_grad()
+def test_sacs_critic_values_actions_as_it_did(runs: dict[str, Path], tmp_path: Path) -> None:
+    given = words(runs["sac"], tmp_path, "algorithm.keep_critic=true", algorithm="stream_sac")
+    loop = make_loop(inherit(compose(given)))
+    origin = make_loop(RunFolder(runs["sac"]).config(), resumed=True)
+    origin.load_state_dict(checkpoint.load(RunFolder(runs["sac"]).latest_checkpoint()))
+    obs, action = loop.obs["policy"], torch.tensor([[0.3], [-0.8]])
+    features = torch.cat([origin.algorithm.critic_normalizer(obs), action], dim=-1)
+    values = loop.algorithm.learner.values(obs.numpy(), action.numpy())
+    np.testing.assert_allclose(values, origin.algorithm.critics(features)[0, :, 0], rtol=5e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("origin", "algorithm", "keep_critic"),
+    [
+        ("ppo", "stream_ac", True),
+        ("sac", "stream_ac", False),
+        ("sac", "stream_sac", True),
+        ("stream_sac", "stream_sac", False),
+        ("stream_dac", "stream_dac", False),
+    ],
+)
 def test_a_run_goes_on_is_exported_and_resumes_without_its_origin(
-    origin: str, runs: dict[str, Path], tmp_path: Path
+    origin: str, algorithm: str, keep_critic: bool, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     source = shutil.copytree(runs[origin], tmp_path / "origin")
-    given = words(source, tmp_path / "runs", LOADED, "total_steps=4000", "algorithm.update_budget_s=1")
-    if origin == "ppo":
-        given.append("algorithm.keep_critic=true")
+    given = words(source, tmp_path / "runs", LOADED, "total_steps=4000", algorithm=algorithm)
+    given += [f"algorithm.keep_critic={keep_critic}", "algorithm.update_budget_s=1"]
+    if algorithm == "stream_dac":
+        given.append("algorithm.std_scale=1")
     whole = train(compose(given), show_progress=False)
     assert all(check.passed for check in verify_bundle(whole / "bundle", load_policy_and_config(whole)[0]))
     header = (whole / "metrics.csv").read_text().splitlines()[0]
@@ -113,6 +147,18 @@ def test_a_run_goes_on_is_exported_and_resumes_without_its_origin(
         ("pendulum", [], "has 3 observations, but task cartpole_balance has 5: choose the task"),
         ("ppo", ["policy=gaussian"], "leave policy= out"),
         ("sac", ["algorithm.keep_critic=true"], "keep_critic needs a run of ppo"),
+        (
+            "stream_sac",
+            ["algorithm=stream_sac", "algorithm.keep_critic=true"],
+            "keep_critic needs a run of sac",
+        ),
+        (
+            "stream_dac",
+            ["algorithm=stream_dac", "algorithm.std_scale=1", "algorithm.keep_critic=true"],
+            "stream_dac goes on from no critic",
+        ),
+        ("stream_dac", ["algorithm=stream_dac"], "a deterministic policy has noise_std instead"),
+        ("ppo", ["algorithm=stream_sac"], "goes on from one of Squashed.*, got GaussianPolicy"),
         ("deep", [], "the actor has 2 and the critic has 1"),
     ],
 )

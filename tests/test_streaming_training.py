@@ -51,13 +51,19 @@ def test_online_returns_by_hand() -> None:
     assert copied.means()[0, 99] == (6.0 + 1.0) / 2
 
 
-def test_a_sweep_trains_streams_that_differ_and_every_one_is_evaluated(tmp_path: Path) -> None:
-    words = overrides("stream_ac", tmp_path, "total_steps=8000", "export=true")
-    run = train(compose([*words, "algorithm.sweep={actor_eta: [0.01, 0.05, 0.1, 0.2]}"]), show_progress=False)
+@pytest.mark.parametrize(
+    ("algorithm", "name"), [("stream_ac", "actor_eta"), ("stream_sac", "alpha"), ("stream_dac", "noise_std")]
+)
+def test_a_sweep_trains_streams_that_differ_and_every_one_is_evaluated(
+    algorithm: str, name: str, tmp_path: Path
+) -> None:
+    words = overrides(algorithm, tmp_path, "total_steps=8000", "export=true")
+    sweep = f"algorithm.sweep={{{name}: [0.01, 0.05, 0.1, 0.2]}}"
+    run = train(compose([*words, sweep]), show_progress=False)
     document = json.loads((run / "streams.json").read_text())
     assert document["env_steps_per_stream"] == 2000
     streams = document["streams"]
-    assert [stream["swept"] for stream in streams] == [{"actor_eta": eta} for eta in (0.01, 0.05, 0.1, 0.2)]
+    assert [stream["swept"] for stream in streams] == [{name: value} for value in (0.01, 0.05, 0.1, 0.2)]
     # 2000 steps are 40 episodes of 50, the 36th ending where the last tenth begins; a reward is in [0, 1]
     for stream in streams:
         known = [value for value in stream["curve"] if value is not None]
@@ -89,8 +95,9 @@ def test_the_report_draws_the_mean_of_the_streams_where_all_have_episodes() -> N
 
 
 @torch.no_grad()
-def test_the_policy_is_the_actor_that_learned() -> None:
-    loop = make_loop(compose(overrides("stream_ac", Path("unused"))))
+@pytest.mark.parametrize("algorithm", ["stream_ac", "stream_sac", "stream_dac"])
+def test_the_policy_is_the_actor_that_learned(algorithm: str) -> None:
+    loop = make_loop(compose(overrides(algorithm, Path("unused"))))
     assert isinstance(loop, StreamingLoop) and loop.algorithm.learner is not None
     loop.iterate()
     for i, policy in enumerate(loop.algorithm.policies()):
@@ -106,7 +113,7 @@ def test_the_policy_is_the_actor_that_learned() -> None:
         (["algorithm.sweep={actor_eta: [1, 2]}"], r"sweep of actor_eta has shape \(2,\)"),
         (["algorithm.sweep={actor_eta: 0.2}"], "sweep.actor_eta must be a list of one number per stream"),
         (["algorithm.hidden=[8]"], r"policy.hidden is \[16\] but algorithm.hidden is \[8\]"),
-        (["policy=gaussian"], "stream_ac trains policy=softplus_gaussian, got GaussianPolicy"),
+        (["policy=gaussian"], "stream_ac trains a SoftplusGaussianPolicy, got GaussianPolicy"),
         (
             ["algorithm.preset=reference", "algorithm.rule=obgd"],
             "algorithm.episode_steps is 1000, but an episode of this task has 50 control steps",

@@ -101,8 +101,14 @@ def start(arguments: list[str], program: tuple[str, ...] = ("-m", "robotrl", "tr
 # of these, PPO also evaluates on the way
 @pytest.mark.parametrize(
     ("algorithm", "total", "every", "dies_at", "checkpoint_at"),
-    [("ppo", 4096, 1000, 300, 1920), ("sac", 6000, 0, 750, 2000), ("stream_ac", 6000, 0, 763, 2000)],
-    ids=["ppo", "sac", "stream_ac"],
+    [
+        ("ppo", 4096, 1000, 300, 1920),
+        ("sac", 6000, 0, 750, 2000),
+        ("stream_ac", 6000, 0, 763, 2000),
+        ("stream_sac", 6000, 0, 763, 2000),
+        ("stream_dac", 6000, 0, 763, 2000),
+    ],
+    ids=["ppo", "sac", "stream_ac", "stream_sac", "stream_dac"],
 )
 def test_kill_and_resume_equals_the_uninterrupted_run(
     algorithm, total, every, dies_at, checkpoint_at, tmp_path

@@ -20,6 +20,8 @@ _ALGORITHMS = {
         "algorithm.batch_size=32",
     ],
     "stream_ac": ["algorithm=stream_ac", "num_envs=4"],
+    "stream_sac": ["algorithm=stream_sac", "num_envs=4"],
+    "stream_dac": ["algorithm=stream_dac", "num_envs=4"],
 }
 _COMMON = [
     "task=cartpole_balance",

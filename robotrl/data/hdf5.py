@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,31 @@ except ImportError as error:
 
 
 @contextmanager
-def open_hdf5(path: Path, mode: str = "r") -> Iterator[Any]:
-    """Open a file; `mode` is h5py's.
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """Open a file to read it.
 
     Raises:
         UsageError: there is none, or it is no HDF5 file.
     """
-    if mode == "r" and not path.is_file():
+    if not path.is_file():
         raise UsageError(f"dataset {path} does not exist")
     try:
-        file = h5py.File(path, mode)
+        file = h5py.File(path)
     except OSError as error:
         raise UsageError(f"dataset {path} is not a whole HDF5 file: {error}") from error
     with file:
         yield file
+
+
+def write_hdf5(path: Path, fill: Callable[[Any], None]) -> None:
+    """Write a file that `fill` puts the content into.
+
+    It is made in memory first: on a full disk HDF5's library does not report an error, it crashes.
+    """
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        fill(file)
+    path.write_bytes(content.getbuffer())
 
 
 def read_array(group: Any, name: str, where: str) -> np.ndarray:

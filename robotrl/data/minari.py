@@ -26,7 +26,7 @@ from robotrl.core.errors import UsageError
 from robotrl.core.files import new_folder
 from robotrl.core.types import ActionTerm, ObsTerm, Specs
 from robotrl.data.dataset import Dataset, scaled_actions
-from robotrl.data.hdf5 import open_hdf5, read_array
+from robotrl.data.hdf5 import open_hdf5, read_array, write_hdf5
 from robotrl.data.rows import float_tensor
 from robotrl.data.specs_json import specs_from_json, specs_to_json
 
@@ -65,8 +65,7 @@ def write_minari(dataset: Dataset, folder: Path) -> None:
     check_new(folder)
     with new_folder(folder) as aside:
         (aside / MAIN_FILE).parent.mkdir()
-        with open_hdf5(aside / MAIN_FILE, "w") as file:
-            _write_episodes(dataset, file)
+        write_hdf5(aside / MAIN_FILE, lambda file: _write_episodes(dataset, file))
         size_mb = (aside / MAIN_FILE).stat().st_size / 1e6
         text = json.dumps(_metadata(dataset, folder, size_mb), indent=2, allow_nan=False)
         (aside / METADATA_FILE).write_text(text + "\n", encoding="utf-8")

@@ -31,6 +31,7 @@ class Policy(nn.Module, ABC):
         specs: of the environment.
         obs_groups: observation groups, put side by side in this order.
         normalize_obs: whether raw observations are normalised by running statistics.
+        obs_clip: at how many standard deviations those are cut.
 
     Attributes:
         horizon: h, control steps of one decision (an action chunk); 1 is no chunk.
@@ -42,7 +43,9 @@ class Policy(nn.Module, ABC):
     horizon: int = 1
     noise_dim: int = 0
 
-    def __init__(self, specs: Specs, obs_groups: list[str], normalize_obs: bool) -> None:
+    def __init__(
+        self, specs: Specs, obs_groups: list[str], normalize_obs: bool, obs_clip: float = 10.0
+    ) -> None:
         super().__init__()
         for group in obs_groups:
             if group not in specs.observation:
@@ -51,7 +54,7 @@ class Policy(nn.Module, ABC):
         self.specs = specs
         self.obs_dim = specs.obs_dim(*obs_groups)
         self.action_dim = specs.action_dim
-        self.normalizer = RunningNormalizer(self.obs_dim) if normalize_obs else None
+        self.normalizer = RunningNormalizer(self.obs_dim, obs_clip) if normalize_obs else None
 
     @property
     def chunk_dim(self) -> int:

@@ -1,4 +1,4 @@
-"""Runs that go on from another run's policy: `algorithm.init_from=RUN` of stream_ac.
+"""Runs that go on from another run's policy: `algorithm.init_from=RUN` of the streaming algorithms.
 
 The policy's class and options are taken over into the new run's configuration, its weights into the
 algorithm, so that the new run needs the old one at its start only.
@@ -11,18 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from robotrl.algorithms.algorithm import Algorithm
+from robotrl.algorithms.off_policy.sac import SAC, SACConfig
 from robotrl.algorithms.on_policy.ppo import PPO, PPOConfig
 from robotrl.algorithms.streaming.fine_tuning import TrainedCritic
-from robotrl.algorithms.streaming.stream_actor_critic import StreamActorCritic, StreamActorCriticConfig
+from robotrl.algorithms.streaming.stream_action_value import StreamSoftActorCritic
+from robotrl.algorithms.streaming.stream_actor_critic import StreamActorCritic
+from robotrl.algorithms.streaming.streaming_algorithm import StreamingAlgorithm, StreamingOptions
 from robotrl.algorithms.streaming.units import Unit
 from robotrl.core import checkpoint
 from robotrl.core.config import TrainConfig
 from robotrl.core.errors import UsageError
+from robotrl.networks.mlp import MLP, Init, Norm
 from robotrl.policies.policy import Policy
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.run_folder import RunFolder
+
+_CRITICS: dict[type, type[PPO] | type[SAC]] = {StreamActorCritic: PPO, StreamSoftActorCritic: SAC}
+"""Whose critics a streaming algorithm goes on from."""
 
 
 def inherit(config: TrainConfig) -> TrainConfig:
@@ -32,7 +40,7 @@ def inherit(config: TrainConfig) -> TrainConfig:
         UsageError: `init_from` is not a run, a policy was given too, or there is no critic to keep.
     """
     algorithm = config.algorithm
-    if not isinstance(algorithm, StreamActorCriticConfig) or algorithm.init_from is None:
+    if not isinstance(algorithm, StreamingOptions) or algorithm.init_from is None:
         return config
     source = RunFolder(Path(algorithm.init_from)).config()
     default = config.algorithm_class.default_policy
@@ -41,13 +49,18 @@ def inherit(config: TrainConfig) -> TrainConfig:
             f"the policy is that of algorithm.init_from={algorithm.init_from}: leave policy= out"
         )
     if algorithm.keep_critic:
-        if source.algorithm_class is not PPO or source.algorithm.critic_groups != source.policy.obs_groups:
+        theirs = _CRITICS.get(config.algorithm_class)
+        if theirs is None:
             raise UsageError(
-                f"algorithm.keep_critic needs a run of ppo whose critic observes what its policy does, "
-                f"{algorithm.init_from} is not: set algorithm.keep_critic=false"
+                f"{config.algorithm_class.name} goes on from no critic: set algorithm.keep_critic=false"
             )
-        critic: PPOConfig = source.algorithm
-        unit = Unit(critic.activation.value)
+        if source.algorithm_class is not theirs or source.algorithm.critic_groups != source.policy.obs_groups:
+            raise UsageError(
+                f"algorithm.keep_critic needs a run of {theirs.__name__.lower()} whose critic observes what "
+                f"its policy does, {algorithm.init_from} is not: set algorithm.keep_critic=false"
+            )
+        critic: PPOConfig | SACConfig = source.algorithm
+        unit = Unit.of(critic.activation)
         algorithm = dataclasses.replace(algorithm, hidden=list(critic.hidden), critic_unit=unit)
     return dataclasses.replace(
         config, policy_class=source.policy_class, policy=source.policy, algorithm=algorithm
@@ -61,7 +74,7 @@ def go_on_from_origin(config: TrainConfig, algorithm: Algorithm) -> None:
         UsageError: the policy there has observations or actions of another size.
         RobotrlError: the run has no checkpoint, or a damaged one.
     """
-    if not isinstance(algorithm, StreamActorCritic) or algorithm.config.init_from is None:
+    if not isinstance(algorithm, StreamingAlgorithm) or algorithm.config.init_from is None:
         return
     run = Path(algorithm.config.init_from)
     policy, source = load_policy_and_config(run)
@@ -82,17 +95,40 @@ def go_on_from_origin(config: TrainConfig, algorithm: Algorithm) -> None:
 
 @torch.no_grad()
 def _trained_critic(run: Path, policy: Policy, source: TrainConfig) -> TrainedCritic:
-    """Return PPO's value network, and what it says in the states that training ended in."""
+    """Return a run's critic, and what it says in the states that training ended in."""
     state: dict[str, Any] = checkpoint.load(RunFolder(run).latest_checkpoint())
-    ppo = PPO(policy.specs, policy, source.algorithm, torch.Generator())
-    ppo.critic.load_state_dict(state["algorithm"]["critic"])
-    if ppo.critic_normalizer is not None:
-        ppo.critic_normalizer.load_state_dict(state["algorithm"]["critic_normalizer"])
-    values = ppo.value(state["obs"])
+    evaluate = _ppo_critic if source.algorithm_class is PPO else _sac_critic
+    net, values = evaluate(policy, source, state)
     std = float(values.std()) if len(values) > 1 else 0.0
     if not std > 0.0:
         raise UsageError(
             f"the critic of {run} values all its last states alike, so that the scale of its values is "
             "unknown: set algorithm.keep_critic=false"
         )
-    return TrainedCritic(ppo.critic, float(values.mean()), std, state["env_steps"])
+    return TrainedCritic(net, float(values.mean()), std, state["env_steps"])
+
+
+def _ppo_critic(policy: Policy, source: TrainConfig, state: dict[str, Any]) -> tuple[MLP, Tensor]:
+    """Return PPO's value network and what it says, (N,)."""
+    ppo = PPO(policy.specs, policy, source.algorithm, torch.Generator())
+    ppo.critic.load_state_dict(state["algorithm"]["critic"])
+    if ppo.critic_normalizer is not None:
+        ppo.critic_normalizer.load_state_dict(state["algorithm"]["critic_normalizer"])
+    return ppo.critic, ppo.value(state["obs"])
+
+
+def _sac_critic(policy: Policy, source: TrainConfig, state: dict[str, Any]) -> tuple[MLP, Tensor]:
+    """Return the first of SAC's critics and what it says of the policy's deterministic actions, (N,)."""
+    config: SACConfig = source.algorithm
+    if config.critic_norm is not Norm.NONE or config.value_range is not None:
+        raise UsageError(
+            "streams take critics without LayerNorm and value bins only: set algorithm.keep_critic=false"
+        )
+    sac = SAC(policy.specs, policy, config, torch.Generator())
+    sac.critic.load_state_dict(state["algorithm"]["critic"])
+    critics = sac.critic.online.net
+    first = MLP(critics.sizes[0], critics.sizes[1:-1], 1, critics.activation, Init.UNIFORM, torch.Generator())
+    for part, members in zip(first.split(first.flat), critics.split(critics.flat), strict=True):
+        part.copy_(members[0])
+    obs = policy.flatten(state["obs"])
+    return first, first(torch.cat([policy.normalize(obs), policy(obs)], dim=-1)).squeeze(-1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.streaming.stream_actor_critic import StreamActorCritic
+from robotrl.algorithms.streaming.streaming_algorithm import StreamingAlgorithm
 from robotrl.core.config import TrainConfig
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Step
@@ -99,9 +99,9 @@ class StreamingLoop(Loop):
     default_torch_threads: ClassVar[int | None] = 1
     stagger: ClassVar[bool] = False
 
-    algorithm: StreamActorCritic
+    algorithm: StreamingAlgorithm
 
-    def __init__(self, env: Env, algorithm: StreamActorCritic, total_steps: int, torch_threads: int) -> None:
+    def __init__(self, env: Env, algorithm: StreamingAlgorithm, total_steps: int, torch_threads: int) -> None:
         super().__init__(env, algorithm, total_steps, torch_threads)
         torch.set_num_threads(torch_threads)
         algorithm.start(self.obs, env.max_steps)

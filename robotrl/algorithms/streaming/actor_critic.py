@@ -55,6 +55,14 @@ class Actor(NamedTuple):
     obs_clip: float = math.inf
 
 
+def set_actor(hyper: Doubles, actor: Actor) -> None:
+    """Write what an actor fixes into the hyperparameters of N streams, (N, H + K)."""
+    hyper[:, [LOG_STD_LOW, LOG_STD_HIGH]] = actor.log_std_bounds
+    hyper[:, OBS_CLIP] = actor.obs_clip
+    if actor.head is Head.SQUASHED:  # its lower bound is floor enough
+        hyper[:, STD_FLOOR] = 0.0
+
+
 class StreamAC(StreamLearner):
     """Stream AC(lambda) for N streams, with Gaussian or categorical actions.
 
@@ -111,23 +119,15 @@ class StreamAC(StreamLearner):
         if discrete and config.rule is Rule.INTENTIONAL and config.preset is Preset.DEFAULT:
             self._layout.rules[0] = INTENTIONAL_LOGITS
         self.action_dim, self.discrete, self.actor = action_dim, discrete, actor
-        self._hyper[:, [LOG_STD_LOW, LOG_STD_HIGH]] = actor.log_std_bounds
-        self._hyper[:, OBS_CLIP] = actor.obs_clip
-        if actor.head is Head.SQUASHED:  # its lower bound is floor enough
-            self._hyper[:, STD_FLOOR] = 0.0
+        set_actor(self._hyper, actor)
 
     @property
     def _advance(self) -> Callable[..., None]:
         return actor_critic_kernel.advance
 
-    @property
-    def std_floor(self) -> Doubles:
-        """What is added to each stream's standard deviations, (N,)."""
-        return self._hyper[:, STD_FLOOR]
-
     def command(self) -> Doubles:
         """Return what the actuators receive of the continuous actions, (N, A) in [-1, 1]."""
-        if self.actor.head is Head.SQUASHED:
+        if self.actor.head.is_squashed:
             return np.tanh(self.streams.action)
         # np.clip costs several times as much on so few numbers
         return np.minimum(np.maximum(self.streams.action, -1.0), 1.0)

@@ -125,8 +125,8 @@ class StreamQRCConfig(StreamQConfig):
 
 
 @dataclass
-class StreamACConfig(StreamConfig):
-    """Hyperparameters of stream AC(lambda)."""
+class StreamPolicyConfig(StreamConfig):
+    """What the learners with a policy share."""
 
     actor_kappa: float = 3.0
     """Of obgd and adaptive_obgd: one over the most a step moves the actor, 1-norm; > 0."""
@@ -134,10 +134,6 @@ class StreamACConfig(StreamConfig):
     """Of the intentional rules: how far log pi moves per error of the usual size; > 0."""
     actor_learning_rate: float = 1e-4
     """Of sgd and adam; > 0."""
-    entropy_coef: float = 0.01
-    """tau, weight of the entropy's gradient; >= 0."""
-    std_floor: float = 1e-3
-    """Added to sigma, in units of the action range's half width; >= 0."""
     actor_rest_steps: int = 0
     """Control steps of which only the critic learns, at the start; >= 0."""
     critic_unit: Unit = Unit.LAYER_NORM
@@ -146,4 +142,63 @@ class StreamACConfig(StreamConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.above(self, 0, "actor_kappa", "actor_eta", "actor_learning_rate")
-        checks.at_least(self, 0, "entropy_coef", "std_floor", "actor_rest_steps")
+        checks.at_least(self, 0, "actor_rest_steps")
+
+
+@dataclass
+class StreamACConfig(StreamPolicyConfig):
+    """Hyperparameters of stream AC(lambda)."""
+
+    entropy_coef: float = 0.01
+    """tau, weight of the entropy's gradient; >= 0."""
+    std_floor: float = 1e-3
+    """Added to sigma, in units of the action range's half width; >= 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.at_least(self, 0, "entropy_coef", "std_floor")
+
+
+@dataclass
+class StreamQACConfig(StreamPolicyConfig):
+    """What S2AC and SDAC share."""
+
+    actor_eta: float = 0.1
+    """Of intentional: how far the outputs move by a gradient of the usual size; > 0."""
+    actor_rule: Rule = Rule.INTENTIONAL
+    """The actor's: obgd, adaptive_obgd, intentional, sgd or adam; `rule` is the critic's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_policy_rule(self)
+        if self.actor_rule is Rule.INTENTIONAL_FISHER:
+            raise ValueError("actor_rule intentional_fisher is for log probabilities, here use intentional")
+        if self.preset is Preset.REFERENCE:
+            raise ValueError("preset=reference: nothing is known to be released of this method, use default")
+
+
+@dataclass
+class StreamSACConfig(StreamQACConfig):
+    """Hyperparameters of S2AC."""
+
+    alpha: float = 0.02
+    """Temperature: what a nat of entropy is worth, in units of the raw reward; >= 0."""
+    std_floor: float = 1e-3
+    """Added to sigma before tanh; >= 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.at_least(self, 0, "alpha", "std_floor")
+
+
+@dataclass
+class StreamDACConfig(StreamQACConfig):
+    """Hyperparameters of SDAC."""
+
+    noise_std: float = 0.2
+    """Standard deviation of the noise that explores and smooths the target, in units of the action range's
+    half width; >= 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.at_least(self, 0, "noise_std")

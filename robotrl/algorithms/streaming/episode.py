@@ -136,7 +136,7 @@ def take_gradient(
     layout: Layout,
     streams: Streams,
     work: Workspace,
-) -> None:
+) -> Reals:
     """Take the gradient of network k, of which `work` holds that of the outputs, into its traces.
 
     Args:
@@ -147,15 +147,18 @@ def take_gradient(
         layout: of the networks.
         streams: changed.
         work: the gradient of the outputs is in its first row.
+
+    Returns:
+        What `accumulate_gradient` does.
     """
     begin_update(layout.rules[k], delta, decay, layout.policy[k], streams.rules[i, k])
-    propagate(i, k, layout.rules[k], layout, streams, work)
+    return propagate(i, k, layout.rules[k], layout, streams, work)
 
 
 @kernel
-def propagate(i: int, k: int, rule: int, layout: Layout, streams: Streams, work: Workspace) -> None:
+def propagate(i: int, k: int, rule: int, layout: Layout, streams: Streams, work: Workspace) -> Reals:
     """Propagate the gradient of the outputs in `work` back through network k, for `rule`."""
-    accumulate_gradient(
+    return accumulate_gradient(
         rule,
         network_memory(i, k, layout, streams),
         network_part(k, layout.parameters, work.direction),

@@ -2,11 +2,12 @@
 
 A stream's actor becomes the policy: the same network, deviation and normaliser, whose statistics go on
 from those of the training. Its first action distribution is the policy's. What then moves it is
-stream AC(lambda) (see `actor_critic`) with any of its step-size rules.
+stream AC(lambda) (see `actor_critic`), or S2AC or SDAC (see `action_value`), with any step-size rule.
 
-The critic is a new one, for which the actor rests `actor_rest_steps`, or the trained value network V of
-PPO. V is in units of the raw reward and a stream's rewards are divided by the deviation of their
-discounted sum: the sum's statistics start from the mean and deviation of V, and V is divided by the latter.
+The critic is a new one, for which the actor rests `actor_rest_steps`, or a trained one: the value network
+V of PPO for stream AC, a network of SAC's action values for S2AC. It is in units of the raw reward and a
+stream's rewards are divided by the deviation of their discounted sum: the sum's statistics start from the
+mean and deviation of the critic's values, which are divided by the latter.
 
 A log deviation that is cut, as SAC's is, has no gradient where it is cut.
 """
@@ -15,21 +16,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.compiled import Reals
-from robotrl.algorithms.streaming.config import StreamACConfig
+from robotrl.algorithms.streaming.config import (
+    StreamACConfig,
+    StreamConfig,
+    StreamDACConfig,
+    StreamSACConfig,
+)
 from robotrl.algorithms.streaming.normalization import EPS
 from robotrl.algorithms.streaming.policy import (
+    LearnerConfig,
+    PolicyLearner,
     StreamPolicy,
     describe,
     layer_parts,
+    make_learner,
     mlp_tensors,
     policy_tensors,
 )
@@ -37,18 +45,19 @@ from robotrl.algorithms.streaming.setup import Sweep
 from robotrl.algorithms.streaming.units import Unit
 from robotrl.core.errors import UsageError
 from robotrl.networks.mlp import MLP
-from robotrl.policies.gaussian import GaussianPolicy
+from robotrl.policies.deterministic import TanhPolicy
+from robotrl.policies.gaussian import GaussianPolicy, SquashedGaussianPolicy
 from robotrl.policies.policy import Policy
-from robotrl.policies.softplus_gaussian import SoftplusGaussianPolicy
+from robotrl.policies.softplus_gaussian import SoftplusGaussianPolicy, SquashedSoftplusPolicy
 
 
 class TrainedCritic(NamedTuple):
     """A value network and what it says.
 
     Attributes:
-        net: V(s) in units of the raw reward, for observations normalised as the policy's.
-        mean: of V over states of its training.
-        std: of V over them; > 0.
+        net: V(s) or Q(s, a) in units of the raw reward, for observations normalised as the policy's.
+        mean: of its values over states of its training.
+        std: of its values over them; > 0.
         samples: how many mean and deviation count as; the more, the slower the reward's scale moves.
     """
 
@@ -58,14 +67,22 @@ class TrainedCritic(NamedTuple):
     samples: int
 
 
-def check_policy(policy: Policy) -> StreamPolicy:
-    """Return the policy if a stream can go on from it.
+_KINDS: dict[type[StreamConfig], tuple[type[StreamPolicy], ...]] = {
+    StreamACConfig: (SoftplusGaussianPolicy, GaussianPolicy, SquashedGaussianPolicy),
+    StreamSACConfig: (SquashedSoftplusPolicy, SquashedGaussianPolicy),
+    StreamDACConfig: (TanhPolicy,),
+}
+
+
+def check_policy(policy: Policy, config_class: type[StreamConfig]) -> StreamPolicy:
+    """Return the policy if a stream of such a configuration can go on from it.
 
     Raises:
         UsageError: it cannot.
     """
-    if not isinstance(policy, get_args(StreamPolicy)):
-        names = ", ".join(known.__name__ for known in get_args(StreamPolicy))
+    kinds = next(kinds for known, kinds in _KINDS.items() if issubclass(config_class, known))
+    if not isinstance(policy, kinds):
+        names = ", ".join(kind.__name__ for kind in kinds)
         raise UsageError(f"a stream goes on from one of {names}, got {type(policy).__name__}")
     return policy
 
@@ -74,21 +91,22 @@ def check_policy(policy: Policy) -> StreamPolicy:
 def stream_from_policy(
     policy: Policy,
     num_streams: int = 1,
-    config: StreamACConfig | None = None,
+    config: LearnerConfig | None = None,
     seed: int = 0,
     std_scale: float = 1.0,
     critic: TrainedCritic | None = None,
     sweep: Sweep | None = None,
     num_threads: int | None = None,
     dtype: npt.DTypeLike = np.float32,
-) -> StreamAC:
+) -> PolicyLearner:
     """Make a learner whose actors, in all streams, are a trained policy.
 
     Args:
-        policy: Gaussian, squashed Gaussian or softplus Gaussian; not changed.
+        policy: Gaussian, squashed Gaussian or softplus Gaussian, squashed for S2AC, or deterministic for
+            SDAC; not changed.
         num_streams: N.
-        config: hyperparameters; `normalize_obs` is the policy's, and so is `std_floor` for a softplus
-            Gaussian; with a trained critic, `hidden` and `critic_unit` are its.
+        config: hyperparameters, stream AC's by default; `normalize_obs` is the policy's, and so is
+            `std_floor` for softplus Gaussians; with a trained critic, `hidden` and `critic_unit` are its.
         seed: of draws and new critics.
         std_scale: factor of the policy's deviations; those of a softplus Gaussian are scaled so only
             where they are well below 1, and less above.
@@ -98,40 +116,45 @@ def stream_from_policy(
         dtype: of networks and traces, float32 or float64.
 
     Raises:
-        UsageError: the policy is none of these, its deviation not above `std_floor`, its network of
-            another depth than the critic's, or the configuration adds an input to it.
+        UsageError: the policy is none of these or has no deviation to scale, its deviation is not above
+            `std_floor`, its network of another depth than the critic's, or the configuration adds an input
+            to it.
     """
-    policy = check_policy(policy)
+    config = config or StreamACConfig()
+    policy = check_policy(policy, type(config))
+    if isinstance(policy, TanhPolicy) and std_scale != 1.0:
+        raise UsageError(
+            f"std_scale is {std_scale}, but a deterministic policy has noise_std instead: set that"
+        )
     if not 0.0 < std_scale < math.inf:
         raise UsageError(f"std_scale must be above 0, got {std_scale}")
-    if config is not None and config.sees_time:
+    if config.sees_time:
         raise UsageError(
             f"with preset=reference and rule={config.rule.value} networks see the time of the episode, which "
             "the policy was not trained with: choose preset=default"
         )
-    config = dataclasses.replace(config or StreamACConfig(), normalize_obs=policy.normalizer is not None)
-    if isinstance(policy, SoftplusGaussianPolicy):
+    config = dataclasses.replace(config, normalize_obs=policy.normalizer is not None)
+    if isinstance(policy, SoftplusGaussianPolicy) and not isinstance(config, StreamDACConfig):
         config = dataclasses.replace(config, std_floor=policy.std_floor)
     if critic is not None:
-        unit = Unit.of(critic.net.activation)
-        config = dataclasses.replace(config, hidden=critic.net.sizes[1:-1], critic_unit=unit)
-    learner = StreamAC(
+        config = _with_critic(config, critic, policy)
+    learner = make_learner(
         policy.obs_dim,
         policy.action_dim,
         num_streams,
         config,
         seed,
-        sweep=sweep,
-        num_threads=num_threads,
-        dtype=dtype,
-        actor=describe(policy),
+        sweep,
+        num_threads,
+        dtype,
+        describe(policy),
     )
     for stream in range(num_streams):
         actor = layer_parts(learner.layers("actor", stream))
         _copy(policy_tensors(policy), actor)
         if isinstance(policy, GaussianPolicy):
             actor[-1][:] = _log_above(policy.log_std, std_scale, float(learner.std_floor[stream]))
-        else:
+        else:  # nothing of a deterministic policy, which has means only
             actor[-1][policy.action_dim :] += math.log(std_scale)
         if critic is not None:
             _take_critic(learner, stream, critic)
@@ -141,6 +164,15 @@ def stream_from_policy(
         square = normalizer.var.numpy() * (count - 1.0)
         learner.streams.obs_statistics[:] = np.concatenate([[count], normalizer.mean.numpy(), square])
     return learner
+
+
+def _with_critic(config: LearnerConfig, critic: TrainedCritic, policy: StreamPolicy) -> LearnerConfig:
+    """Return the configuration with the widths and units of a trained critic."""
+    inputs = policy.obs_dim + (0 if isinstance(config, StreamACConfig) else policy.action_dim)
+    if critic.net.sizes[0] != inputs:
+        raise UsageError(f"the critic has {critic.net.sizes[0]} inputs, expected {inputs}")
+    unit = Unit.of(critic.net.activation)
+    return dataclasses.replace(config, hidden=critic.net.sizes[1:-1], critic_unit=unit)
 
 
 def _copy(tensors: list[Tensor], parts: list[Reals]) -> None:
@@ -159,7 +191,7 @@ def _log_above(log_std: Tensor, scale: float, floor: float) -> Reals:
     return np.log(std - floor)
 
 
-def _take_critic(learner: StreamAC, stream: int, critic: TrainedCritic) -> None:
+def _take_critic(learner: PolicyLearner, stream: int, critic: TrainedCritic) -> None:
     if not learner.config.scale_reward:
         scale = 1.0
     else:

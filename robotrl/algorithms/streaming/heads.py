@@ -26,7 +26,7 @@ import math
 from robotrl.algorithms.streaming.compiled import Doubles, Reals, Words, kernel, uniform
 from robotrl.algorithms.streaming.state import LOG_STD_HIGH, LOG_STD_LOW, STD_FLOOR
 
-CATEGORICAL, SOFTPLUS = 0, 1
+CATEGORICAL, SOFTPLUS, SQUASHED_SOFTPLUS, DETERMINISTIC = 0, 1, 4, 5
 
 
 class Head(enum.Enum):
@@ -39,11 +39,20 @@ class Head(enum.Enum):
     """Gaussian; sigma exponential, the same in all states."""
     SQUASHED = "squashed"
     """Gaussian; sigma exponential, and actuators receive tanh of the draw."""
+    SQUASHED_SOFTPLUS = "squashed_softplus"
+    """Gaussian; sigma by softplus, and actuators receive tanh of the draw."""
+    DETERMINISTIC = "deterministic"
+    """tanh of the outputs, see `squashed`."""
 
     @property
     def code(self) -> int:
-        """What kernels call it; the last two are the same to them."""
+        """What kernels call it; the two exponential ones are the same to them."""
         return list(Head).index(self)
+
+    @property
+    def is_squashed(self) -> bool:
+        """Whether actuators receive tanh of a Gaussian draw."""
+        return self in (Head.SQUASHED, Head.SQUASHED_SOFTPLUS)
 
 
 @kernel
@@ -61,7 +70,7 @@ def sigmoid(x: float) -> float:
 @kernel
 def deviation(head: int, pre: float, hyper: Doubles) -> tuple[float, float]:
     """Return sigma and d sigma / d pre."""
-    if head == SOFTPLUS:
+    if head in (SOFTPLUS, SQUASHED_SOFTPLUS):
         return softplus(pre) + hyper[STD_FLOOR], sigmoid(pre)
     low, high = hyper[LOG_STD_LOW], hyper[LOG_STD_HIGH]
     sigma = math.exp(min(max(pre, low), high))

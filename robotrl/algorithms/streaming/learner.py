@@ -30,9 +30,11 @@ from robotrl.algorithms.streaming.setup import (
 )
 from robotrl.algorithms.streaming.state import (
     DELTA,
+    NOISE_STD,
     NUM_HYPER_COLUMNS,
     OBS_CLIP,
     RATE,
+    STD_FLOOR,
     STEP,
     TRACE,
     WEIGHTS,
@@ -92,7 +94,7 @@ class StreamLearner(ABC):
         sizes: list[list[int]] = self._layout.sizes.tolist()
         self.sizes = sizes
         self._switches = make_switches(config, head)
-        self._hyper = make_hyper(config, self.heads, num_streams, sweep or {})
+        self._hyper = make_hyper(config, networks, num_streams, sweep or {})
         self.streams = new_streams(self._layout, config, obs_dim, action_width, num_streams, seed, dtype)
         self.streams.rules[:, :, RATE] = self._hyper[:, NUM_HYPER_COLUMNS:]
         self._batch = new_transitions(num_streams, obs_dim)
@@ -105,6 +107,7 @@ class StreamLearner(ABC):
                 direction=np.zeros(self._layout.parameters[-1], dtype),
                 activations=np.concatenate([new_activations(s, 1, dtype)[0] for s in sizes]),
                 gradient=np.zeros((2, self._layout.sizes.max() + 1), dtype),
+                action=np.zeros((2, action_width)),
             )
             for _ in range(self.num_threads)
         ]
@@ -226,7 +229,17 @@ class StreamLearner(ABC):
         block = self.streams.memory[:, rows * start : rows * end]
         return block.reshape(self.num_streams, rows, -1)[:, row]
 
-    def outputs(self, head: str, obs: npt.ArrayLike) -> Reals:
+    @property
+    def std_floor(self) -> Doubles:
+        """What is added to the standard deviations of each stream's policy, (N,)."""
+        return self._hyper[:, STD_FLOOR]
+
+    @property
+    def noise_std(self) -> Doubles:
+        """Standard deviation of the noise that a deterministic policy explores with, (N,)."""
+        return self._hyper[:, NOISE_STD]
+
+    def outputs(self, head: str, obs: npt.ArrayLike, action: npt.ArrayLike | None = None) -> Reals:
         """Evaluate one network of every stream without learning, its normaliser frozen.
 
         A time input is held at 0, the middle of an episode.
@@ -234,6 +247,7 @@ class StreamLearner(ABC):
         Args:
             head: name of the network.
             obs: (N, D) raw.
+            action: (N, A), of a network that values actions.
 
         Returns:
             (N, O).
@@ -244,6 +258,8 @@ class StreamLearner(ABC):
         sizes, parameters = self.sizes[k], np.ascontiguousarray(self.parameters(head))
         shape = network_shape(k, self._layout)
         a = new_activations(sizes, self.num_streams, parameters.dtype)
+        if action is not None:
+            self._fill("action", a[:, self.sizes[0][0] : sizes[0]], action)
         for i in range(self.num_streams):
             if self.config.normalize_obs:
                 clip = self._hyper[i, OBS_CLIP]

@@ -16,6 +16,7 @@ from robotrl.algorithms.streaming.network import draw_parameters, new_activation
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.algorithms.streaming.state import (
     ACTOR_REST,
+    ALPHA,
     ENTROPY,
     EPISODE_STEPS,
     EPSILON_END,
@@ -28,6 +29,7 @@ from robotrl.algorithms.streaming.state import (
     LOG_STD_HIGH,
     LOG_STD_LOW,
     MEAN_SQUARE_DELTA,
+    NOISE_STD,
     NORMALIZE_OBS,
     NUM_HYPER_COLUMNS,
     NUM_RULE_COLUMNS,
@@ -51,6 +53,8 @@ _HYPER_COLUMNS = {
     "entropy_coef": ENTROPY,
     "std_floor": STD_FLOOR,
     "actor_rest_steps": ACTOR_REST,
+    "alpha": ALPHA,
+    "noise_std": NOISE_STD,
     "epsilon_start": EPSILON_START,
     "epsilon_end": EPSILON_END,
     "exploration_steps": EPSILON_STEPS,
@@ -71,6 +75,7 @@ class Network:
         rule: its step-size rule.
         unit: of the hidden layers.
         constants: how many of the outputs, the last ones, do not depend on the input.
+        action_inputs: how many inputs follow those that all networks have.
     """
 
     name: str
@@ -79,6 +84,7 @@ class Network:
     rule: Rule
     unit: Unit = Unit.LAYER_NORM
     constants: int = 0
+    action_inputs: int = 0
 
 
 def make_switches(config: StreamConfig, head: Head) -> Integers:
@@ -95,15 +101,15 @@ def make_switches(config: StreamConfig, head: Head) -> Integers:
     return switches
 
 
-def make_hyper(config: StreamConfig, heads: Sequence[str], num_streams: int, sweep: Sweep) -> Doubles:
+def make_hyper(config: StreamConfig, networks: Sequence[Network], num_streams: int, sweep: Sweep) -> Doubles:
     """Return the hyperparameters of N streams, (N, H + K): those of `state`, then each network's rate.
 
     Raises:
         UsageError: the sweep names something else, has another length, or a value is out of bounds.
     """
-    rates = [f"{head}_{config.rule.rate}" for head in heads]
+    rates = [f"{network.name}_{network.rule.rate}" for network in networks]
     names = [*(name for name in _HYPER_COLUMNS if hasattr(config, name)), *rates]
-    hyper = np.zeros((num_streams, NUM_HYPER_COLUMNS + len(heads)))
+    hyper = np.zeros((num_streams, NUM_HYPER_COLUMNS + len(networks)))
     hyper[:, EPSILON_STEPS] = 1.0
     hyper[:, LOG_STD_LOW], hyper[:, LOG_STD_HIGH], hyper[:, OBS_CLIP] = -np.inf, np.inf, np.inf
     for name in sweep:
@@ -134,7 +140,7 @@ def _values(config: StreamConfig, name: str, num_streams: int, sweep: Sweep) -> 
 
 
 def make_layout(networks: Sequence[Network], in_dim: int) -> Layout:
-    """Lay out K networks one after the other.
+    """Lay out K networks one after the other; the first has no action inputs.
 
     Raises:
         UsageError: they differ in their number of layers.
@@ -142,7 +148,7 @@ def make_layout(networks: Sequence[Network], in_dim: int) -> Layout:
     if len({len(network.hidden) for network in networks}) > 1:
         depths = " and ".join(f"the {network.name} has {len(network.hidden)}" for network in networks)
         raise UsageError(f"networks need as many hidden layers as each other, but {depths}")
-    sizes = [[in_dim, *network.hidden, network.outputs] for network in networks]
+    sizes = [[in_dim + network.action_inputs, *network.hidden, network.outputs] for network in networks]
     rng = np.random.default_rng(0)
     parameters = [
         len(draw_parameters(s, 0.0, 0, rng, network.constants))

@@ -84,11 +84,13 @@ class Workspace(NamedTuple):
         direction: (P,).
         activations: (C,) of each network at the successor state.
         gradient: (2, W) for W the widest layer and its bias.
+        action: (2, A) of learners of action values: the next draw's noise, and dQ / da.
     """
 
     direction: Reals
     activations: Reals
     gradient: Reals
+    action: Doubles
 
 
 class Transitions(NamedTuple):
@@ -135,8 +137,10 @@ GAMMA, LAMBDA, ENTROPY, EPSILON_START, EPSILON_END, EPSILON_STEPS, STD_FLOOR = 0
 ACTOR_REST = 7  # control steps before the actor learns
 LOG_STD_LOW, LOG_STD_HIGH = 8, 9  # between which log sigma is cut, of the exponential head
 OBS_CLIP = 10  # at which normalised observations are cut
-REPEAT_EXPONENT = 11  # of how long a random action is kept; infinite: one step
-NUM_HYPER_COLUMNS = 12
+ALPHA = 11  # temperature, in units of the raw reward
+NOISE_STD = 12  # of a deterministic policy's exploration
+REPEAT_EXPONENT = 13  # of how long a random action is kept; infinite: one step
+NUM_HYPER_COLUMNS = 14
 
 # switches
 NORMALIZE_OBS = 0

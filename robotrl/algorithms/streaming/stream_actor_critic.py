@@ -1,210 +1,25 @@
-"""Stream AC(lambda) as an algorithm of the training command: N independent learners and their policy."""
+"""Stream AC(lambda) as an algorithm of the training command."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from robotrl.algorithms.algorithm import Algorithm
-from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.config import StreamACConfig
-from robotrl.algorithms.streaming.fine_tuning import TrainedCritic, check_policy, stream_from_policy
-from robotrl.algorithms.streaming.policy import StreamPolicy, write_policy
-from robotrl.core import checks
-from robotrl.core.errors import UsageError
-from robotrl.core.types import Obs, Specs, Step
+from robotrl.algorithms.streaming.streaming_algorithm import StreamingAlgorithm, StreamingOptions
 from robotrl.policies.policy import Policy
 from robotrl.policies.softplus_gaussian import SoftplusGaussianPolicy
 
 
 @dataclass
-class StreamActorCriticConfig(StreamACConfig):
-    """Hyperparameters of stream AC(lambda), the same for all streams but for `sweep`."""
-
-    init_from: str | None = None
-    """Run folder whose policy (PPO's, SAC's or a stream's) the streams go on from; null to begin with none.
-    `hidden` is then the critic's only."""
-    std_scale: float = 1.0
-    """With init_from, factor of the policy's standard deviation at the start; > 0."""
-    keep_critic: bool = False
-    """With init_from, go on from PPO's value network, too, instead of learning a new one."""
-    sweep: dict[str, Any] = field(default_factory=dict)
-    """Hyperparameter -> list of one value per stream, such as actor_eta: [0.02, 0.05, 0.1] for num_envs=3."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.above(self, 0, "std_scale")
-        for name, values in self.sweep.items():
-            numbers = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
-            if not numbers:
-                raise ValueError(f"sweep.{name} must be a list of one number per stream, got {values!r}")
+class StreamActorCriticConfig(StreamingOptions, StreamACConfig):
+    """Hyperparameters of stream AC(lambda)."""
 
 
-class StreamActorCritic(Algorithm):
-    """Feeds one stream per environment into a `StreamAC`; `policy` is the actor of one of them.
+class StreamActorCritic(StreamingAlgorithm):
+    """Trains a Gaussian by stream AC(lambda), see `actor_critic`."""
 
-    Networks are as wide as the policy: `policy.hidden` and the options it shares with the algorithm have
-    to agree. With `init_from`, the policy is any Gaussian one.
-
-    Attributes:
-        stream: which of them `policy` shows.
-        learner: the streams, None before `start`.
-        critic: to be set before `start` where the streams go on from one.
-    """
-
+    name: ClassVar[str] = "stream_ac"
     config_class: ClassVar[type] = StreamActorCriticConfig
-    loop: ClassVar[str] = "streaming"
+    learner_config_class: ClassVar[type[StreamACConfig]] = StreamACConfig
     default_policy: ClassVar[type[Policy]] = SoftplusGaussianPolicy
-    default_num_envs: ClassVar[int] = 1
-
-    policy: StreamPolicy
-
-    def __init__(
-        self, specs: Specs, policy: Policy, config: StreamActorCriticConfig, rng: torch.Generator
-    ) -> None:
-        super().__init__(specs, policy, rng)
-        if config.init_from is None:
-            _check_fit(policy, config)
-        else:
-            check_policy(policy)
-        self.config = config
-        self.critic: TrainedCritic | None = None
-        self.stream = 0
-        self.learner: StreamAC | None = None
-
-    def start(self, obs: Obs, max_steps: int | None) -> None:
-        """Make one learner per environment and show it the first observations.
-
-        Args:
-            obs: group -> (N, D).
-            max_steps: control steps of a whole episode, None if unknown.
-
-        Raises:
-            UsageError: a sweep does not fit, or the time input is of another length than the episode.
-        """
-        if self.config.sees_time and max_steps is not None and self.config.episode_steps != max_steps:
-            raise UsageError(
-                f"algorithm.episode_steps is {self.config.episode_steps}, but an episode of this task has "
-                f"{max_steps} control steps: set algorithm.episode_steps={max_steps}"
-            )
-        flat = self._flat(obs)
-        seed = int(torch.randint(2**62, (), generator=self.rng))
-        sweep = {name: np.asarray(values) for name, values in self.config.sweep.items()}
-        learner_config = _learner_config(self.config)
-        if self.config.init_from is None:
-            self.learner = StreamAC(
-                flat.shape[1], self.policy.action_dim, len(flat), learner_config, seed, sweep=sweep
-            )
-        else:
-            self.learner = stream_from_policy(
-                self.policy, len(flat), learner_config, seed, self.config.std_scale, self.critic, sweep
-            )
-        self.learner.start(flat)
-        self.show(0)
-
-    def begin(self, obs: Obs) -> None:
-        """Start new episodes everywhere: those that were running are lost."""
-        assert self.learner is not None
-        self.learner.start(self._flat(obs))
-
-    def act(self) -> Tensor:
-        """Return the actions chosen for the current states, (N, A) in [-1, 1]."""
-        assert self.learner is not None
-        return torch.from_numpy(self.learner.command().astype(np.float32))
-
-    def update(self, step: Step) -> dict[str, Tensor]:
-        """Learn from one control step of every environment; what there is to log, `diagnostics` says."""
-        assert self.learner is not None
-        self.learner.update(
-            step.reward.numpy(),
-            step.terminated.numpy(),
-            step.truncated.numpy(),
-            self._flat(step.obs),
-            self._flat(step.final_obs),
-            step.valid.numpy(),
-        )
-        return {}
-
-    def diagnostics(self) -> dict[str, float]:
-        """Return what the last update came to, mean over the streams; with a budget, their times."""
-        assert self.learner is not None
-        found = {name: float(values.mean()) for name, values in self.learner.diagnostics().items()}
-        names = {"critic/delta": "loss/td_error", "reward_scale": "value/reward_scale"}
-        durations = self.learner.durations
-        if durations.budget_s is not None:
-            found |= {"update_max_s": durations.max_s, "updates_over_budget": durations.over_budget}
-        return {names.get(name, f"stream/{name}"): value for name, value in found.items()}
-
-    def show(self, stream: int) -> None:
-        """Let `policy` be the actor of one stream, as it is now."""
-        assert self.learner is not None
-        self.stream = stream
-        write_policy(self.learner, stream, self.policy)
-
-    def policies(self) -> list[StreamPolicy]:
-        """Return the actors of all streams, as they are now."""
-        assert self.learner is not None
-        found = []
-        for stream in range(self.learner.num_streams):
-            policy = copy.deepcopy(self.policy)
-            write_policy(self.learner, stream, policy)
-            found.append(policy)
-        return found
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the policy and all that the learners know."""
-        assert self.learner is not None
-        learner = {name: torch.from_numpy(values) for name, values in self.learner.state_dict().items()}
-        return {
-            "policy": dict(self.policy.state_dict()),
-            "stream": self.stream,
-            "learner": learner,
-            "rng": self.rng.get_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
-        assert self.learner is not None
-        self.learner.load_state_dict({name: values.numpy() for name, values in state["learner"].items()})
-        self.policy.load_state_dict(state["policy"])
-        self.stream = state["stream"]
-        self.rng.set_state(state["rng"])
-
-    def _flat(self, obs: Obs) -> np.ndarray:
-        return self.policy.flatten(obs).numpy()
-
-
-def _learner_config(config: StreamActorCriticConfig) -> StreamACConfig:
-    names = [item.name for item in dataclasses.fields(StreamACConfig)]
-    return StreamACConfig(**{name: getattr(config, name) for name in names})
-
-
-def _check_fit(policy: Policy, config: StreamActorCriticConfig) -> None:
-    """Refuse a policy that the learners' actors do not fit into.
-
-    Raises:
-        UsageError: it is of another class, an option that both have differs, or one of `init_from` is set.
-    """
-    if config.keep_critic or config.std_scale != 1.0:
-        raise UsageError("keep_critic and std_scale are for a trained policy: set algorithm.init_from=RUN")
-    if not isinstance(policy, SoftplusGaussianPolicy):
-        raise UsageError(
-            f"stream_ac trains policy=softplus_gaussian, got {type(policy).__name__}: leave policy= out"
-        )
-    pairs = {
-        "hidden": ([layer.out_features for layer in policy.net.layers][:-1], list(config.hidden)),
-        "normalize_obs": (policy.normalizer is not None, config.normalize_obs),
-        "std_floor": (policy.std_floor, config.std_floor),
-    }
-    for name, (mine, theirs) in pairs.items():
-        if mine != theirs:
-            raise UsageError(
-                f"policy.{name} is {mine} but algorithm.{name} is {theirs}: actor and critic share it, "
-                "set both"
-            )

@@ -61,7 +61,7 @@ def begin_update(rule: int, delta: float, decay: float, is_policy: bool, s: Doub
 @kernel
 def accumulate_gradient(
     rule: int, memory: Reals, u: Reals, shape: Shape, a: Reals, d: Reals, spare: Reals, s: Doubles
-) -> None:
+) -> Reals:
     """Propagate the output's gradient back through the network, into the traces of every layer.
 
     Args:
@@ -73,6 +73,9 @@ def accumulate_gradient(
         d: gradient of the output in its first entries; overwritten, as long as the widest layer.
         spare: as long as `d`; overwritten.
         s: state of the rule.
+
+    Returns:
+        The gradient of the first hidden layer's z, in `d` or `spare`.
     """
     sizes = shape.sizes
     num_hidden = len(sizes) - 2
@@ -97,6 +100,7 @@ def accumulate_gradient(
         _accumulate_layer(rule, x, d[:m], memory, u, p, s)
         if layer > 0:
             product(memory[WEIGHTS, p:end].reshape(n, m), d[:m], spare[: n - 1])
+    return d[: sizes[1]]
 
 
 @kernel
