@@ -94,15 +94,9 @@ def test_the_noise_of_a_policy_follows_the_seed():
 
 def test_a_run_is_exported_in_fewer_steps_verified_and_shown(tmp_path, capsys):
     words = ["task=pendulum_swingup", "task.episode_length_s=0.4", "algorithm=qc", "policy.hidden=[8]"]
-    words += [
-        "policy.horizon=3",
-        "policy.steps=4",
-        "export=false",
-        "algorithm.hidden=[8]",
-        "algorithm.num_samples=2",
-    ]
+    words += ["policy.horizon=3", "policy.steps=4", "algorithm.hidden=[8]", "algorithm.num_samples=2"]
     words += ["algorithm.learning_starts=64", "algorithm.batch_size=8", "num_envs=4", "total_steps=128"]
-    assert main(["train", *words, "eval_episodes=2", f"runs_dir={tmp_path / 'runs'}"]) == 0
+    assert main(["train", *words, "eval_episodes=2", "export=false", f"runs_dir={tmp_path / 'runs'}"]) == 0
     (config,) = (tmp_path / "runs").rglob("config.yaml")
     run = config.parent
     assert main(["export", str(run), "--steps", "1"]) == 0

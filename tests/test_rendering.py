@@ -438,7 +438,7 @@ def episode_steps(i: int, n: int) -> int:
     env = VecEnv(Hopper(), n, evaluation_seed(0))
     obs = env.reset()
     for steps in range(1, 1000):
-        step = env.step(tumble(obs))
+        step = env.step(tumble.decide(obs))
         if step.done[i]:
             return steps
         obs = step.obs
