@@ -17,6 +17,8 @@ from typing import Any
 
 import robotrl
 from robotrl.cli_actuator_net import actuator_net
+from robotrl.cli_collect import collect
+from robotrl.cli_verify import verify
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.terminal import command_parser as _parser
 from robotrl.terminal import print_table as _table
@@ -42,6 +44,7 @@ commands:
   export        write a run's policy as a bundle that needs neither torch nor MuJoCo
   verify        check that a bundle does what the trained policy did
   play          watch a policy, or record it
+  collect       record episodes of a policy as a dataset
   report        write a run's learning curves and facts as one HTML page
   actuator-net  learn a joint's actuator from logs of the robot
 
@@ -254,40 +257,6 @@ def _export(words: Sequence[str]) -> None:
     print(export_run(args.run, args.out, args.allow_simulation_only))
 
 
-def _verify(words: Sequence[str]) -> None:
-    parser = _parser(
-        "verify",
-        "Check a bundle: its parts fit each other, the recorded actions are reproduced, and it controls a\n"
-        "simulated episode. In the folder of its run every action there is compared with the trained\n"
-        "policy's. Exit code 1 if a check fails.",
-        "verify runs/NAME/bundle",
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder of a bundle")
-    args = parser.parse_args(words)
-    from robotrl.export.verify import verify_bundle
-    from robotrl.training.exporting import training_policy
-
-    policy, damage = None, None
-    try:
-        policy = training_policy(args.bundle)
-    except RobotrlError as error:
-        damage = error  # told after what is wrong with the bundle itself
-    checks = verify_bundle(args.bundle, policy)
-    _table(
-        ["check", "result", "detail"],
-        [(check.name, "passed" if check.passed else "FAILED", check.detail) for check in checks],
-    )
-    failed = [check.name for check in checks if not check.passed]
-    if failed:
-        raise RobotrlError(
-            f"{args.bundle}: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
-        )
-    if damage is not None:
-        raise RobotrlError(
-            f"{args.bundle} is sound, but could not be compared with the trained policy: {damage}"
-        )
-
-
 def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
@@ -329,7 +298,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "export": _export,
-    "verify": _verify,
+    "verify": verify,
+    "collect": collect,
     "play": _play,
     "report": _report,
     "actuator-net": actuator_net,

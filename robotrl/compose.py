@@ -41,6 +41,18 @@ def compose_task(name: str, options: Mapping[str, Any]) -> Any:
     return config.resolve_task(OmegaConf.to_container(document.task))  # type: ignore[arg-type]
 
 
+def compose_task_words(words: Sequence[str]) -> tuple[Any, str]:
+    """Return the task that words such as "task=walker_walk", "realism=typical" describe, and its name.
+
+    Raises:
+        UsageError: a name, key, type or value is wrong.
+    """
+    document = _compose(words, {})
+    section = OmegaConf.to_container(document.task) if document.get("task") else {}
+    task = config.resolve_task(section)  # type: ignore[arg-type]
+    return task, document.task_name or config.snake_case(type(task).__name__)
+
+
 def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """Expand `key=1,2` words into one list of words per job, the last key varying fastest."""
     with _plain_errors():

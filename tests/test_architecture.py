@@ -36,7 +36,12 @@ ALLOWED = {
     "api": {"core", "sim", "tasks", "envs", "policies", "deploy", "training", "compose"},
     "terminal": {"core"},
     "cli_actuator_net": {"core", "terminal", "training"},
-    "cli": {"core", "compose", "envs", "training", "export", "terminal", "cli_actuator_net", ""},
+    "cli_collect": {"core", "compose", "terminal", "training"},
+    "cli_verify": {"core", "terminal", "export", "training"},
+    "cli": {
+        "core", "compose", "envs", "training", "terminal", "cli_actuator_net", "cli_collect", "cli_verify",
+        "",
+    },
     "gym": {"compose", "envs"},
     "registration": {"core"},
     "": {"api", "registration"},

@@ -300,13 +300,19 @@ def test_full_disk_on_output() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_full_disk_while_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["train", "collect"])
+def test_full_disk(command: str, tmp_path: Path) -> None:
     """On a real file system of 64 kB, where that can be mounted."""
+    if command == "collect":
+        pytest.importorskip("h5py")
     inside = f'mount -t tmpfs -o size=64k tmpfs {tmp_path}/runs 2>/dev/null || exit 77; exec "$@"'
     (tmp_path / "runs").mkdir()
-    train = ["train", *PENDULUM, "policy.hidden=[256,256]"]
-    command = ["unshare", "--mount", "sh", "-c", inside, "sh", *ROBOTRL, *train]
-    done = subprocess.run(command, capture_output=True, text=True)
+    words = {
+        "train": [*PENDULUM, "policy.hidden=[256,256]"],
+        "collect": ["task=pendulum_swingup", "policy=random", "episodes=6", "out=runs/pendulum/random-v0"],
+    }
+    full = ["unshare", "--mount", "sh", "-c", inside, "sh", *ROBOTRL, command, *words[command]]
+    done = subprocess.run(full, capture_output=True, text=True, cwd=tmp_path)
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("this machine does not let us mount a small file system")
     assert done.returncode == 1

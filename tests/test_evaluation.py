@@ -46,11 +46,13 @@ def test_evaluate_stops_counting_after_the_first_episode():
 class FirstObservation:
     """Stands in for a policy and keeps what it sees first."""
 
+    horizon = 1
+
     def __init__(self, env):
         self.seen = None
         self.idle = torch.zeros(env.num_envs, env.specs.action_dim)
 
-    def act(self, obs, deterministic):
+    def act(self, obs, deterministic, rng):
         self.seen = obs["policy"].clone() if self.seen is None else self.seen
         return self.idle
 

@@ -14,8 +14,11 @@ from counter_env import NativeCounters
 
 import robotrl
 from robotrl.cli import main
+from robotrl.compose import compose
 from robotrl.core import checkpoint
 from robotrl.deploy.bundle import Bundle
+from robotrl.training.off_policy import OffPolicyLoop
+from robotrl.training.train import make_loop
 
 # a second thread would only wait for the first
 TINY = ["torch_threads=1", "sim_threads=1"]
@@ -135,7 +138,26 @@ def test_resuming_says_that_episodes_start_anew(capsys: pytest.CaptureFixture[st
     ) in warning
     after = checkpoint.load(max((run / "checkpoints").iterdir()))
     assert after["env_steps"] >= 4000 > before["env_steps"]
-    assert after["buffer"]["size"] == after["env_steps"], "replay went on"
+    assert after["buffer"]["num_added"] == after["env_steps"], "replay went on"
+
+
+def test_no_window_of_replay_goes_on_into_the_episodes_that_start_anew() -> None:
+    def loop() -> OffPolicyLoop:
+        made = make_loop(compose([*PENDULUM, *SAC]))
+        assert isinstance(made, OffPolicyLoop)
+        return made
+
+    def step(loop: OffPolicyLoop) -> None:
+        action = torch.zeros(4, 1)
+        loop.buffer.add(loop.obs, action, loop.env.step(action))
+
+    stopped, resumed = loop(), loop()
+    step(stopped)
+    step(stopped)
+    resumed.load_state_dict(stopped.state_dict())
+    step(resumed)
+    batch = resumed.buffer.sample(200, torch.Generator().manual_seed(0), horizon=3)
+    assert set(batch.mask.sum(1).tolist()) == {1.0, 2.0}
 
 
 def test_the_same_seed_gives_the_same_policy() -> None:
@@ -155,7 +177,7 @@ def test_environments_that_reset_in_calls_of_their_own(native: str, algorithm: l
     lengths = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
     assert lengths and all(2 <= length <= 5 for length in lengths)
     if algorithm is not PPO:
-        size = checkpoint.load(max((run / "checkpoints").iterdir()))["buffer"]["size"]
+        size = checkpoint.load(max((run / "checkpoints").iterdir()))["buffer"]["num_added"]
         steps = checkpoint.load(max((run / "checkpoints").iterdir()))["env_steps"]
         assert 0.5 * steps < size < 0.9 * steps, "calls that only reset are not in replay"
 

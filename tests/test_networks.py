@@ -6,11 +6,12 @@ import itertools
 import math
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from robotrl.networks.flat_adam import FlatAdam
-from robotrl.networks.mlp import MLP, Activation, Init
+from robotrl.networks.mlp import MLP, Activation, Init, Norm
 from robotrl.networks.normalizer import RunningNormalizer
 from robotrl.policies.distributions import DiagonalGaussian, ScaledBeta, SquashedDraw, SquashedGaussian
 
@@ -21,23 +22,49 @@ def rng(seed: int = 0) -> torch.Generator:
 
 def plain_mlp(net: MLP, flat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """The same network as a chain of ordinary torch operations."""
-    activation = {"relu": torch.relu, "tanh": torch.tanh, "elu": torch.nn.functional.elu}[
-        net.activation.value
-    ]
-    params = net.split(flat)
-    for i in range(0, len(params), 2):
-        x = x @ params[i] + params[i + 1]
-        if i + 2 < len(params):
+    functional = torch.nn.functional
+    activation = {
+        "relu": torch.relu,
+        "tanh": torch.tanh,
+        "elu": functional.elu,
+        "gelu": lambda z: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
+        "silu": lambda z: z / (1 + torch.exp(-z)),
+        "mish": lambda z: z * torch.tanh(torch.log1p(torch.exp(z))),
+    }[net.activation.value]
+
+    def norm(z: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        var, mean = torch.var_mean(z, dim=-1, correction=0, keepdim=True)
+        return (z - mean) / torch.sqrt(var + 1e-5) * gain + shift
+
+    params = iter(net.split(flat))
+    for _ in net.sizes[1:-1]:
+        x = x @ next(params) + next(params)
+        if net.norm is Norm.PRE:
+            x = activation(norm(x, next(params), next(params)))
+        elif net.norm is Norm.POST:
+            x = norm(activation(x), next(params), next(params))
+        else:
             x = activation(x)
-    return x
+    return x @ next(params) + next(params)
+
+
+def jittered(*args, **kwargs) -> MLP:
+    """A float64 MLP whose every parameter, gains and shifts included, is drawn."""
+    net = MLP(*args, **kwargs).double()
+    with torch.no_grad():
+        net.flat += 0.3 * torch.randn(net.flat.shape, dtype=torch.float64, generator=rng(7))
+    return net
 
 
 @pytest.mark.parametrize("activation", list(Activation))
+@pytest.mark.parametrize("norm", list(Norm))
 @pytest.mark.parametrize("members", [None, 1, 3])
 @pytest.mark.parametrize("hidden", [[], [5], [7, 6, 4]])
-def test_mlp_forward_and_gradients_equal_autograd(activation, members, hidden):
-    net = MLP(3, hidden, 2, activation, Init.UNIFORM, rng(), num_members=members).double()
-    x = torch.randn(11, 3, dtype=torch.float64, generator=rng(1), requires_grad=True)
+@pytest.mark.parametrize("separate", [False, True])
+def test_mlp_forward_and_gradients_equal_autograd(activation, norm, members, hidden, separate):
+    net = jittered(3, hidden, 2, activation, Init.UNIFORM, rng(), num_members=members, norm=norm)
+    lead = (members,) if separate and members else ()
+    x = torch.randn(*lead, 11, 3, dtype=torch.float64, generator=rng(1), requires_grad=True)
     weights = torch.randn(net(x).shape, dtype=torch.float64, generator=rng(2))
 
     ours = torch.autograd.grad((net(x) * weights).sum(), [x, net.flat])
@@ -47,6 +74,61 @@ def test_mlp_forward_and_gradients_equal_autograd(activation, members, hidden):
         torch.testing.assert_close(net(x), plain_mlp(net, net.flat, x), rtol=0, atol=1e-12)
     for got, expected in zip(ours, reference, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("members", [None, 4])
+@pytest.mark.parametrize("hidden", [[], [6, 5]])
+def test_projection_and_members_equal_the_whole(norm, members, hidden):
+    net = jittered(7, hidden, 2, Activation.MISH, Init.XAVIER, rng(), num_members=members, norm=norm)
+    chosen = torch.tensor([2, 0]) if members else None
+    context = torch.randn(5, 3, dtype=torch.float64, generator=rng(1))
+    time = torch.randn(5, 2, dtype=torch.float64, generator=rng(2))
+    x = torch.randn(5, 4, 2, dtype=torch.float64, generator=rng(3))
+    projection = net.project(context, chosen) + net.project(time, chosen, start=3)
+    got = net.finish(projection, x, chosen)
+    rows = torch.cat([torch.cat([context, time], -1).unsqueeze(1).expand(5, 4, 5), x], -1).flatten(0, 1)
+    expected = plain_mlp(net, net.flat, rows).unflatten(-2, (5, 4))
+    torch.testing.assert_close(got, expected[chosen] if members else expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(net.run(rows, chosen)[-1].unflatten(-2, (5, 4)), got, rtol=0, atol=1e-12)
+
+
+def test_xavier_init_has_glorots_range():
+    net = MLP(300, [], 200, Activation.RELU, Init.XAVIER, rng())
+    weight, bias = net.split(net.flat)
+    assert not bias.any()
+    bound = math.sqrt(6 / 500)
+    assert 0.99 * bound < weight.abs().max() <= bound
+    assert abs(weight.std().item() - math.sqrt(2 / 500)) < 1e-3
+
+
+def test_mlp_refuses_second_derivatives():
+    net = MLP(3, [4], 1, Activation.SILU, Init.UNIFORM, rng())
+    x = torch.randn(5, 3, requires_grad=True)
+    (grad,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "activation, norm, members",
+    [
+        (Activation.GELU, Norm.PRE, 3),
+        (Activation.MISH, Norm.POST, None),
+        (Activation.SILU, Norm.NONE, 2),
+    ],
+)
+def test_mlp_exports(activation, norm, members, tmp_path):
+    net = MLP(3, [8, 8], 2, activation, Init.UNIFORM, rng(), num_members=members, norm=norm).eval()
+    shapes = ({0: torch.export.Dim("batch")},)
+    x = torch.randn(5, 3, generator=rng(1))
+    with torch.no_grad():
+        program = torch.onnx.export(net, (torch.zeros(2, 3),), dynamo=True, dynamic_shapes=shapes)
+        expected = net(x).numpy()
+    program.save(tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_mlp_skips_gradients_nobody_asked_for():

@@ -1,4 +1,4 @@
-"""Replay by hand and SAC's update against a float64 reference built on torch.distributions."""
+"""SAC's update against a float64 reference built on torch.distributions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 from robotrl.algorithms.off_policy.sac import SAC, SACConfig
 from robotrl.compose import compose
-from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.core.types import ActionTerm, ObsTerm, Specs, Step
-from robotrl.data.replay import ReplayBuffer, Transitions
+from robotrl.core.errors import UsageError
+from robotrl.core.types import ActionTerm, ObsTerm, Specs
+from robotrl.data.replay import Transitions
 from robotrl.policies.gaussian import (
     GaussianConfig,
     GaussianPolicy,
@@ -31,51 +31,6 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def step_of(n: int, start: float, valid: list[bool] | None = None) -> tuple[dict, torch.Tensor, Step]:
-    """N transitions whose numbers say where they came from: reward = start + i."""
-    reward = start + torch.arange(n, dtype=torch.float32)
-    obs = {"policy": reward.unsqueeze(1).expand(n, 3).clone()}
-    final = {"policy": obs["policy"] + 0.5}
-    reset = {"policy": torch.full((n, 3), -99.0)}
-    ok = torch.tensor(valid) if valid else torch.ones(n, dtype=torch.bool)
-    done = torch.zeros(n, dtype=torch.bool)
-    return obs, torch.zeros(n, 2), Step(reset, reward, done, ~done, final, ok)
-
-
-def test_replay_wraps_around_and_forgets_the_oldest():
-    buffer = ReplayBuffer(5, {"policy": 3}, 2)
-    for start in (0.0, 3.0, 6.0):
-        buffer.add(*step_of(3, start))
-    assert buffer.size == 5
-    batch = buffer.sample(400, rng())
-    assert sorted(set(batch.reward.tolist())) == [4.0, 5.0, 6.0, 7.0, 8.0]
-    # the successor is the true one, never the observation after the reset
-    torch.testing.assert_close(batch.next_obs["policy"][:, 0], batch.reward + 0.5)
-    torch.testing.assert_close(batch.obs["policy"][:, 0], batch.reward)
-    assert not batch.terminated.any()  # truncated is not terminated
-
-
-def test_replay_refuses_failed_simulations():
-    buffer = ReplayBuffer(10, {"policy": 3}, 2)
-    buffer.add(*step_of(3, 0.0, valid=[True, False, True]))
-    assert buffer.size == 2
-    assert set(buffer.sample(50, rng()).reward.tolist()) == {0.0, 2.0}
-
-
-def test_replay_state_round_trip_and_size_check():
-    buffer = ReplayBuffer(5, {"policy": 3}, 2)
-    for start in (0.0, 3.0):
-        buffer.add(*step_of(3, start))
-    other = ReplayBuffer(5, {"policy": 3}, 2)
-    other.load_state_dict(buffer.state_dict())
-    for copy_ in (buffer, other):
-        copy_.add(*step_of(1, 50.0))
-    a, b = buffer.sample(64, rng(3)), other.sample(64, rng(3))
-    assert torch.equal(a.reward, b.reward) and torch.equal(a.next_obs["policy"], b.next_obs["policy"])
-    with pytest.raises(RobotrlError, match="replay_size is 3"):
-        ReplayBuffer(3, {"policy": 3}, 2).load_state_dict(buffer.state_dict())
-
-
 def sac(**config) -> SAC:
     policy = SquashedGaussianPolicy(SPECS, SquashedGaussianConfig(hidden=[8], normalize_obs=False), rng(0))
     return SAC(SPECS, policy, SACConfig(hidden=[8], **config), rng(1))
@@ -87,15 +42,17 @@ def random_batch(seed: int = 0, n: int = 16) -> Transitions:
         {"policy": torch.randn(n, 3, generator=g)},
         torch.rand(n, 2, generator=g) * 2 - 1,
         torch.randn(n, generator=g),
-        (torch.rand(n, generator=g) < 0.3).float(),
+        0.99 * (torch.rand(n, generator=g) < 0.7),
         {"policy": torch.randn(n, 3, generator=g)},
+        torch.ones(n, 1),
     )
 
 
 def test_one_update_equals_a_float64_reference():
     algorithm = sac(learning_rate=1e-2, initial_alpha=0.3, tau=0.1, policy_delay=1)
     reference = copy.deepcopy(algorithm)
-    for module in (reference.policy, reference.critics, reference.target_critics):
+    critics, targets = reference.critic.online.net, reference.critic.target.net
+    for module in (reference.policy, critics.requires_grad_(True), targets):
         module.double()
     batch = random_batch()
     noise = rng()
@@ -109,34 +66,34 @@ def test_one_update_equals_a_float64_reference():
         action = torch.tanh(u)
         return action, (normal.log_prob(u) - torch.log(1 - action**2)).sum(-1)
 
-    def q(critics, obs, action):
-        return critics(torch.cat([obs.double(), action.double()], -1)).squeeze(-1)
+    def q(net, obs, action):
+        return net(torch.cat([obs.double(), action.double()], -1)).squeeze(-1)
 
     alpha = 0.3
     with torch.no_grad():
         action, log_prob = pi(batch.next_obs["policy"])
-        value = q(reference.target_critics, batch.next_obs["policy"], action).min(0).values
-        target = batch.reward + 0.99 * (1 - batch.terminated) * (value - alpha * log_prob)
-    critic_adam = torch.optim.Adam(reference.critics.parameters(), lr=1e-2)
-    values = q(reference.critics, batch.obs["policy"], batch.action)
+        value = q(targets, batch.next_obs["policy"], action).min(0).values
+        target = batch.reward + batch.discount * (value - alpha * log_prob)
+    critic_adam = torch.optim.Adam(critics.parameters(), lr=1e-2)
+    values = q(critics, batch.obs["policy"], batch.action)
     ((values[0] - target) ** 2).mean().add(((values[1] - target) ** 2).mean()).backward()
     critic_adam.step()
     policy_adam = torch.optim.Adam(reference.policy.parameters(), lr=1e-2)
     action, log_prob = pi(batch.obs["policy"])
-    smallest = q(reference.critics, batch.obs["policy"], action).min(0).values
+    smallest = q(critics, batch.obs["policy"], action).min(0).values
     (alpha * log_prob - smallest).mean().backward()
     policy_adam.step()
     gradient = -(log_prob.mean().item() - 2.0)  # target entropy is -2
 
-    torch.testing.assert_close(algorithm.critics.flat.double(), reference.critics.flat, rtol=0, atol=1e-5)
+    torch.testing.assert_close(algorithm.critic.online.net.flat.double(), critics.flat, rtol=0, atol=1e-5)
     torch.testing.assert_close(
         algorithm.policy.net.flat.double(), reference.policy.net.flat, rtol=0, atol=1e-5
     )
-    moved = 0.9 * reference.target_critics.flat + 0.1 * reference.critics.flat
-    torch.testing.assert_close(algorithm.target_critics.flat.double(), moved, rtol=0, atol=1e-5)
+    moved = 0.9 * targets.flat + 0.1 * critics.flat
+    torch.testing.assert_close(algorithm.critic.target.net.flat.double(), moved, rtol=0, atol=1e-5)
     # Adam's first step is lr times the gradient's sign
     expected = torch.log(torch.tensor(alpha)) - 1e-2 * (1 if gradient > 0 else -1)
-    torch.testing.assert_close(algorithm.log_alpha, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(algorithm.temperature.log_alpha, expected, rtol=0, atol=1e-5)
 
 
 def test_policy_delay_leaves_policy_and_temperature_alone():
@@ -156,8 +113,8 @@ def test_sac_state_round_trip_continues_bit_for_bit():
     for i in range(3, 6):
         a.update(random_batch(i)), b.update(random_batch(i))
     assert torch.equal(a.policy.net.flat, b.policy.net.flat)
-    assert torch.equal(a.target_critics.flat, b.target_critics.flat)
-    assert torch.equal(a.log_alpha, b.log_alpha)
+    assert torch.equal(a.critic.target.net.flat, b.critic.target.net.flat)
+    assert torch.equal(a.temperature.log_alpha, b.temperature.log_alpha)
 
 
 def test_sac_learns_a_bandit():
@@ -168,7 +125,7 @@ def test_sac_learns_a_bandit():
         action = torch.rand(64, 2, generator=g) * 2 - 1
         obs = {"policy": torch.zeros(64, 3)}
         reward = -(action - 0.5).square().sum(-1)
-        algorithm.update(Transitions(obs, action, reward, torch.ones(64), obs))
+        algorithm.update(Transitions(obs, action, reward, torch.zeros(64), obs, torch.ones(64, 1)))
     mean = algorithm.policy.act({"policy": torch.zeros(1, 3)}, deterministic=True)
     assert (mean - 0.5).abs().max() < 0.2
 
@@ -176,7 +133,7 @@ def test_sac_learns_a_bandit():
 def test_sac_refuses_a_policy_it_cannot_differentiate():
     policy = GaussianPolicy(SPECS, GaussianConfig(hidden=[8]), rng())
     with pytest.raises(UsageError, match="SAC needs a policy"):
-        SAC(SPECS, policy, SACConfig(), rng())
+        SAC.make_policy(SPECS, policy, SACConfig(), rng())
 
 
 @pytest.mark.parametrize(

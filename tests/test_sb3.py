@@ -282,7 +282,7 @@ def test_an_update_of_our_sac_is_one_of_sb3s(monkeypatch: pytest.MonkeyPatch) ->
     put(linears(theirs.actor.mu), [part[:dim] for part in body[4:]])
     put(linears(theirs.actor.log_std), [part[dim:] for part in body[4:]])
     for member, q_network in enumerate(theirs.critic.q_networks):
-        put(linears(q_network), weights_of(ours.critics, member))
+        put(linears(q_network), weights_of(ours.critic.online.net, member))
     theirs.critic_target.load_state_dict(theirs.critic.state_dict())
 
     rng = torch.Generator().manual_seed(5)
@@ -302,7 +302,8 @@ def test_an_update_of_our_sac_is_one_of_sb3s(monkeypatch: pytest.MonkeyPatch) ->
     )
     samples = ReplayBufferSamples(obs, action, next_obs, terminated[:, None], reward[:, None])
     monkeypatch.setattr(theirs.replay_buffer, "sample", lambda *_, **__: samples)
-    batch = Transitions({"policy": obs}, action, reward, terminated, {"policy": next_obs})
+    discount = ours.config.gamma * (1 - terminated)
+    batch = Transitions({"policy": obs}, action, reward, discount, {"policy": next_obs}, torch.ones(256, 1))
     for _ in range(updates):
         ours.update(batch)
     theirs._setup_learn(1)
@@ -316,11 +317,11 @@ def test_an_update_of_our_sac_is_one_of_sb3s(monkeypatch: pytest.MonkeyPatch) ->
         (theirs.actor.latent_pi, body[:4]),
         (theirs.actor.mu, [part[:dim] for part in body[4:]]),
         (theirs.actor.log_std, [part[dim:] for part in body[4:]]),
-        *((theirs.critic.q_networks[i], weights_of(ours.critics, i)) for i in range(2)),
-        *((theirs.critic_target.q_networks[i], weights_of(ours.target_critics, i)) for i in range(2)),
+        *((theirs.critic.q_networks[i], weights_of(ours.critic.online.net, i)) for i in range(2)),
+        *((theirs.critic_target.q_networks[i], weights_of(ours.critic.target.net, i)) for i in range(2)),
     ]
     for their_part, weights in pairs:
         difference = distance(linears(their_part), weights)
         assert difference.mean() < 1e-6
-    assert theirs.log_ent_coef.item() == pytest.approx(ours.log_alpha.item(), abs=1e-7)
-    assert ours.log_alpha.item() == pytest.approx(-updates * 3e-4, rel=0.01)
+    assert theirs.log_ent_coef.item() == pytest.approx(ours.temperature.log_alpha.item(), abs=1e-7)
+    assert ours.temperature.log_alpha.item() == pytest.approx(-updates * 3e-4, rel=0.01)

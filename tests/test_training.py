@@ -25,6 +25,7 @@ from robotrl.core import checkpoint
 from robotrl.core.catalog import available
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import Source
+from robotrl.envs.env import specs_of
 from robotrl.export.bundle import check_exportable
 from robotrl.tasks.control_suite.cartpole import Cartpole
 from robotrl.training import train as train_module
@@ -313,7 +314,9 @@ def test_the_loop_does_not_depend_on_physics_threads():
 
 def test_progress_of_a_resumed_run_starts_where_it_was():
     config = compose(overrides("ppo", Path("unused"), "total_steps=1000"))
-    (task,) = Progress(config, enabled=False, completed=640)._bar.tasks
+    loop = make_loop(config)
+    loop.env_steps = 640
+    (task,) = Progress(config, enabled=False, loop=loop)._bar.tasks
     assert (task.completed, task.total) == (640, 1000)
 
 
@@ -327,7 +330,7 @@ def test_ant_is_refused_before_anything_is_made(tmp_path):
 @pytest.mark.parametrize("task", available("task"))
 def test_every_shipped_task_can_be_exported_or_is_refused_early(task):
     config = compose([f"task={task}", "algorithm=ppo"])
-    policy = make_policy(config, torch.Generator())
+    policy = make_policy(config, specs_of(config.task), torch.Generator())
     hidden = [term.name for term in policy.specs.observation["policy"] if term.source is Source.SIMULATION]
     if hidden:
         with pytest.raises(UsageError, match=rf"policy/{hidden[0]}.* in simulation only.* export=false"):

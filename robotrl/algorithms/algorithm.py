@@ -20,8 +20,8 @@ class Algorithm(ABC):
         loop: which training loop feeds it: "on_policy" or "off_policy".
         default_policy: policy class used when the user names none.
         default_num_envs: simulations used when the user gives no number.
-        requires: capabilities the policy must have, checked at construction.
-        policy: the policy being trained.
+        requires: capabilities that the user's policy must have.
+        policy: the policy being trained, as `make_policy` returns it.
     """
 
     config_class: ClassVar[type]
@@ -30,8 +30,23 @@ class Algorithm(ABC):
     default_num_envs: ClassVar[int]
     requires: ClassVar[tuple[type, ...]] = ()
 
+    @classmethod
+    def make_policy(cls, specs: Specs, base: Policy, config: Any, rng: torch.Generator) -> Policy:
+        """Return the policy that is trained: the one that the user chose, or one made around it.
+
+        Args:
+            specs: of the environment.
+            base: of the user's `policy` section.
+            config: the algorithm's hyperparameters.
+            rng: where weights are drawn from.
+
+        Raises:
+            UsageError: `base` lacks a capability that the algorithm needs.
+        """
+        require(base, cls.requires, cls.__name__)
+        return base
+
     def __init__(self, specs: Specs, policy: Policy, rng: torch.Generator) -> None:
-        require(policy, self.requires, type(self).__name__)
         self.specs = specs
         self.policy = policy
         self.rng = rng

@@ -38,6 +38,11 @@ def evaluation_seed(seed: int) -> int:
     return seed + 2**31
 
 
+def collection_seed(seed: int) -> int:
+    """Return the generator seed of a collection: in [2^31 + 2^30, 2^32), where no evaluation draws."""
+    return seed + 2**31 + 2**30
+
+
 class Backend(enum.Enum):
     """Where the training's physics runs."""
 
@@ -58,7 +63,11 @@ class RunOptions:
     num_envs: int | None = None
     """Simulations stepped together, at least 1; null for the algorithm's default, at most the task's."""
     total_steps: int = 1_000_000
-    """Length of the training, environment steps over all simulations, at least 1."""
+    """Length of the training, environment steps over all simulations, at least 0; 0 where a method learns
+    from `data` alone."""
+    data: str | None = None
+    """Dataset that a method learns from beside its own experience: a Minari folder or an HDF5 file of D4RL's
+    layout; null for none."""
     eval_every: int = 0
     """Environment steps between two evaluations; 0 evaluates at the end only."""
     eval_episodes: int = 32
@@ -90,9 +99,9 @@ class RunOptions:
     """Evaluation return the run should reach; null for none."""
 
     def __post_init__(self) -> None:
-        checks.at_least(self, 1, "total_steps", "eval_episodes", "keep_checkpoints")
+        checks.at_least(self, 1, "eval_episodes", "keep_checkpoints")
         checks.at_least(self, 1, "num_envs", "sim_threads", "torch_threads")
-        checks.at_least(self, 0, "seed", "eval_every", "eval_seed", "failure_recording_steps")
+        checks.at_least(self, 0, "total_steps", "seed", "eval_every", "eval_seed", "failure_recording_steps")
         checks.above(self, 0, "checkpoint_every_s")
         checks.finite(self, "target_return")
         for name in ("seed", "eval_seed"):
@@ -145,7 +154,7 @@ def resolve(composed: DictConfig) -> TrainConfig:
     run_options = {key: value for key, value in document.items() if key not in schemas}
     _refuse_misplaced(run_options, schemas)
     options = vars(fill(RunOptions, run_options, ""))
-    options["task_name"] = options["task_name"] or _snake_case(task_class.__name__)
+    options["task_name"] = options["task_name"] or snake_case(task_class.__name__)
     if options["num_envs"] is None:
         # copies of a single environment take memory and time that simulations of a batch do not
         most = getattr(task_class, "max_default_num_envs", algorithm_class.default_num_envs)
@@ -195,8 +204,14 @@ def _refuse_misplaced(run_options: Mapping[str, Any], schemas: Mapping[str, type
         raise unknown_key(key, key, [*fields, *GROUPS])
 
 
-def _snake_case(name: str) -> str:
+def snake_case(name: str) -> str:
+    """Return the name of a class as folders and tables have it: WalkerWalk is walker_walk."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def task_to_yaml(task: Any) -> str:
+    """Write the `task` section of a task on its own, as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create({"_target_": path_of(type(task)), **plain(task)}))
 
 
 def to_yaml(config: TrainConfig) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -31,3 +33,34 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
 def write_text_aside(path: Path, text: str) -> None:
     """Write `text` as UTF-8 by `write_aside`."""
     write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` to be filled, then rename it into place.
+
+    The files are on the disk before the name points to them. Whatever goes wrong, the temporary folder
+    is removed.
+
+    Args:
+        path: of the folder to make.
+
+    Raises:
+        FileExistsError: something is at `path`, at the start or at the end: it is left as it was.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside.mkdir()
+    try:
+        yield aside
+        for file in aside.rglob("*"):
+            if file.is_file():
+                with open(file, "rb+") as opened:
+                    os.fsync(opened.fileno())
+        if path.exists():  # a rename would replace an empty folder
+            raise FileExistsError(f"{path} exists")
+        os.rename(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,4 +1,10 @@
-"""Replay: transitions in preallocated tensors; sampling is one index draw and one gather per field."""
+"""Replay: what N environments did, a row per control step in preallocated tensors; windows of h steps.
+
+A window is the h rows of one environment from a start on. It ends early, after k < h of them, where no
+row follows the last one: the episode ended there, the simulation diverged in the next row, or the next
+row is not written yet. All of these but a true end state bootstrap from what came after the last row.
+Every row can be a start, except those of diverged simulations: nothing is ever learned from them.
+"""
 
 from __future__ import annotations
 
@@ -8,90 +14,228 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robotrl.core.errors import RobotrlError
+from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import Obs, Step
 
 
 @dataclass
 class Transitions:
-    """A batch of B transitions.
+    """A batch of B windows of h control steps, of which k <= h happened; h = 1 is the usual transition.
+
+    A learner's target is `reward + discount * V(next_obs)`, whatever h is.
 
     Attributes:
         obs: group -> (B, D).
-        action: (B, A) in [-1, 1].
-        reward: (B,).
-        terminated: (B,) float32, 1 where nothing follows; time limits do not count.
-        next_obs: group -> (B, D), the true successor.
+        action: (B, h*A) in [-1, 1], step after step; 0 in the steps that did not happen.
+        reward: (B,), sum_{i<k} gamma^i r_i.
+        discount: (B,), gamma^k, or 0 where the window ends in a true end state.
+        next_obs: group -> (B, D), the true successor of the k-th step.
+        mask: (B, h) float32, 1 in the k steps that happened.
     """
 
     obs: Obs
     action: Tensor
     reward: Tensor
-    terminated: Tensor
+    discount: Tensor
     next_obs: Obs
+    mask: Tensor
 
 
-class ReplayBuffer:
-    """A ring of `capacity` transitions; the oldest are overwritten. Failed simulations never enter."""
+class Replay:
+    """A ring of rows of N transitions, one row per control step; the oldest are overwritten.
 
-    def __init__(self, capacity: int, obs_dims: dict[str, int], action_dim: int) -> None:
-        self.capacity = capacity
+    Args:
+        capacity: transitions kept; rounded down to whole rows.
+        num_envs: N.
+        obs_dims: group -> D.
+        action_dim: A.
+
+    Attributes:
+        num_added: sound transitions added so far, those overwritten since included.
+
+    Raises:
+        UsageError: not even one row fits.
+    """
+
+    def __init__(self, capacity: int, num_envs: int, obs_dims: dict[str, int], action_dim: int) -> None:
+        if capacity < num_envs:
+            raise UsageError(
+                f"replay_size {capacity} cannot take the {num_envs} transitions of one control step: "
+                "raise algorithm.replay_size or lower num_envs"
+            )
+        self.num_envs = num_envs
+        self.capacity = capacity // num_envs * num_envs
+        self.num_added = 0
+        self._groups = tuple(obs_dims)
+        # row t of environment n is at t * N + n: N further on is the same environment a control step later
         self._fields: dict[str, Tensor] = {
-            "action": torch.empty(capacity, action_dim),
-            "reward": torch.empty(capacity),
-            "terminated": torch.empty(capacity),
+            "action": torch.empty(self.capacity, action_dim),
+            "reward": torch.empty(self.capacity),
+            "bootstrap": torch.empty(self.capacity),
+            "done": torch.empty(self.capacity, dtype=torch.bool),
+            "valid": torch.empty(self.capacity, dtype=torch.bool),
+            # no row follows in a window; kept up to date by `add`, so that sampling need not ask why
+            "last": torch.empty(self.capacity, dtype=torch.bool),
         }
         for group, dim in obs_dims.items():
-            self._fields[f"obs.{group}"] = torch.empty(capacity, dim)
-            self._fields[f"next_obs.{group}"] = torch.empty(capacity, dim)
-        self._groups = tuple(obs_dims)
-        self.size = 0
+            self._fields[f"obs.{group}"] = torch.empty(self.capacity, dim)
+            self._fields[f"next_obs.{group}"] = torch.empty(self.capacity, dim)
+        self._held = 0
+        self._diverged = 0
         self._head = 0
 
+    @classmethod
+    def of_history(
+        cls, obs: Obs, action: Tensor, reward: Tensor, terminated: Tensor, done: Tensor, next_obs: Obs
+    ) -> Replay:
+        """Return a full replay of one environment's S steps, in the order they happened.
+
+        Args:
+            obs: group -> (S, D), what was acted on.
+            action: (S, A) in [-1, 1].
+            reward: (S,).
+            terminated: (S,) bool, a true end state.
+            done: (S,) bool, the episode ended; also in the last step, as nothing is known to follow.
+            next_obs: group -> (S, D), the true successor.
+        """
+        replay = cls(
+            len(reward), 1, {group: values.shape[1] for group, values in obs.items()}, action.shape[1]
+        )
+        history = {
+            "action": action,
+            "reward": reward,
+            "bootstrap": (~terminated).to(torch.float32),
+            "done": done,
+            "valid": torch.ones_like(done),
+            "last": done,
+            **{f"obs.{group}": values for group, values in obs.items()},
+            **{f"next_obs.{group}": values for group, values in next_obs.items()},
+        }
+        for name, values in history.items():
+            replay._fields[name].copy_(values)
+        replay._held = replay.num_added = len(reward)
+        return replay
+
+    @property
+    def size(self) -> int:
+        """Sound transitions held: what can be drawn."""
+        return self._held - self._diverged
+
     def add(self, obs: Obs, action: Tensor, step: Step) -> None:
-        """Store the N transitions of one control step, without those of failed simulations."""
-        rows: dict[str, Tensor] = {
+        """Store the N transitions of one control step.
+
+        Args:
+            obs: group -> (N, D), what was acted on.
+            action: (N, A) in [-1, 1].
+            step: what the environments answered.
+        """
+        rows = {
             "action": action,
             "reward": step.reward,
-            "terminated": step.terminated.to(torch.float32),
+            "bootstrap": (~step.terminated).to(torch.float32),
+            "done": step.done,
+            "valid": step.valid,
+            "last": torch.ones_like(step.valid),
         }
         for group in self._groups:
             rows[f"obs.{group}"] = obs[group]
             rows[f"next_obs.{group}"] = step.final_obs[group]
-        if not bool(step.valid.all()):
-            rows = {name: values[step.valid] for name, values in rows.items()}
-        count = len(rows["reward"])
-        if count > self.capacity:
-            raise RobotrlError(f"replay of {self.capacity} transitions cannot take {count} at once")
-        first = min(count, self.capacity - self._head)
+        diverged = self.num_envs - int(step.valid.sum())
+        self.num_added += self.num_envs - diverged
+        if self._held:
+            before = self._newest()
+            self._fields["last"][before] = self._fields["done"][before] | ~step.valid
+        here = slice(self._head, self._head + self.num_envs)
+        if self._held == self.capacity:
+            self._diverged -= int((~self._fields["valid"][here]).sum())
         for name, values in rows.items():
-            store = self._fields[name]
-            store[self._head : self._head + first] = values[:first]
-            store[: count - first] = values[first:]
-        self._head = (self._head + count) % self.capacity
-        self.size = min(self.size + count, self.capacity)
+            self._fields[name][here] = values
+        self._diverged += diverged
+        self._head = (self._head + self.num_envs) % self.capacity
+        self._held = min(self._held + self.num_envs, self.capacity)
 
-    def sample(self, batch_size: int, rng: torch.Generator) -> Transitions:
-        """Draw transitions uniformly, with replacement."""
-        pick = torch.randint(self.size, (batch_size,), generator=rng)
-        fields = {name: values[pick] for name, values in self._fields.items()}
+    def cut(self) -> None:
+        """Let no window go on beyond the newest row: what comes next does not follow from it."""
+        if self._held:
+            self._fields["done"][self._newest()] = True
+
+    def sample(
+        self, batch_size: int, rng: torch.Generator, horizon: int = 1, gamma: float = 0.99
+    ) -> Transitions:
+        """Draw windows whose starts are uniform over the sound transitions held, with replacement.
+
+        Args:
+            batch_size: B.
+            rng: where the draws come from.
+            horizon: h, steps of a window.
+            gamma: discount of one control step.
+
+        Raises:
+            RobotrlError: there is nothing to draw.
+        """
+        start = self._starts(batch_size, rng)
+        if horizon == 1:
+            reward, action = self._gather("reward", start), self._gather("action", start)
+            discount, mask, end = gamma * self._gather("bootstrap", start), torch.ones(batch_size, 1), start
+        else:
+            # (B, h); the rows beyond the last one are read, as there is always something, and masked
+            rows = (start.unsqueeze(1) + torch.arange(horizon) * self.num_envs) % self._held
+            goes_on = ~self._gather("last", rows[:, :-1])
+            happened = torch.cat([torch.ones(batch_size, 1, dtype=torch.bool), goes_on.cumprod(1).bool()], 1)
+            steps = happened.sum(1)
+            end = rows.gather(1, (steps - 1).unsqueeze(1)).squeeze(1)
+            mask = happened.to(torch.float32)
+            reward = (self._gather("reward", rows) * mask) @ gamma ** torch.arange(horizon)
+            action = (self._gather("action", rows) * mask.unsqueeze(2)).flatten(1)
+            discount = gamma**steps * self._gather("bootstrap", end)
         return Transitions(
-            {group: fields[f"obs.{group}"] for group in self._groups},
-            fields["action"],
-            fields["reward"],
-            fields["terminated"],
-            {group: fields[f"next_obs.{group}"] for group in self._groups},
+            {group: self._gather(f"obs.{group}", start) for group in self._groups},
+            action,
+            reward,
+            discount,
+            {group: self._gather(f"next_obs.{group}", end) for group in self._groups},
+            mask,
         )
 
+    def _starts(self, batch_size: int, rng: torch.Generator) -> Tensor:
+        """Draw (B,) places of sound transitions."""
+        if not self.size:
+            raise RobotrlError("replay holds no transition that could be drawn")
+        start = torch.randint(self._held, (batch_size,), generator=rng)
+        # what hits a diverged simulation is drawn again, which leaves the others uniform
+        while self._diverged and len(missed := (~self._gather("valid", start)).nonzero().squeeze(1)):
+            start[missed] = torch.randint(self._held, (len(missed),), generator=rng)
+        return start
+
+    def _gather(self, name: str, rows: Tensor) -> Tensor:
+        """Return (*rows.shape, ...) of a field; `index_select` takes half the time of indexing."""
+        return self._fields[name].index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+    def _newest(self) -> slice:
+        start = (self._head - self.num_envs) % self.capacity
+        return slice(start, start + self.num_envs)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the filled part of every field, and the write position."""
-        fields = {name: values[: self.size] for name, values in self._fields.items()}
-        return {"fields": fields, "size": self.size, "head": self._head}
+        """Return the filled part of every field, and the counts."""
+        return {
+            "fields": {name: values[: self._held] for name, values in self._fields.items()},
+            "num_envs": self.num_envs,
+            "num_added": self.num_added,
+            "head": self._head,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict` of a buffer with the same capacity and sizes."""
-        self.size, self._head = state["size"], state["head"]
-        if self.size > self.capacity:
-            raise RobotrlError(f"checkpoint holds {self.size} transitions, replay_size is {self.capacity}")
+        """Continue from `state_dict` of a replay with the same capacity and sizes.
+
+        Raises:
+            RobotrlError: the capacity or the number of environments is another one.
+        """
+        held, num_envs = len(state["fields"]["valid"]), state["num_envs"]
+        if num_envs != self.num_envs:
+            raise RobotrlError(f"checkpoint is of {num_envs} environments, num_envs is {self.num_envs}")
+        if held > self.capacity:
+            raise RobotrlError(f"checkpoint holds {held} transitions, replay_size is {self.capacity}")
         for name, values in state["fields"].items():
-            self._fields[name][: self.size] = values
+            self._fields[name][:held] = values
+        self._held, self._head, self.num_added = held, state["head"], state["num_added"]
+        self._diverged = int((~self._fields["valid"][:held]).sum())

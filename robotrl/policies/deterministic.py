@@ -20,7 +20,7 @@ class DeterministicConfig(MlpPolicyConfig):
     """tanh of an MLP, plus noise when exploring."""
 
     activation: Activation = Activation.RELU
-    """relu, tanh or elu."""
+    """relu, tanh, elu, gelu, silu or mish."""
     noise_std: float = 0.1
     """Standard deviation of the exploration noise, in units of the action range's half width; >= 0."""
 
@@ -39,7 +39,7 @@ class DeterministicPolicy(Policy):
         self.noise_std = config.noise_std
         self.net = MLP(self.obs_dim, config.hidden, self.action_dim, config.activation, Init.UNIFORM, rng)
 
-    def forward(self, flat: Tensor) -> Tensor:
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return tanh of the network's output."""
         return torch.tanh(self.net(self.normalize(flat)))
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import Tensor
 
 _LOG_2PI = math.log(2 * math.pi)
-# actions of a squashed policy are pulled this far inside (-1, 1) before atanh
-_ATANH_EDGE = 1e-6
+# actions are pulled this far inside (-1, 1) where a density has no value on the edge
+_EDGE = 1e-6
 
 
 class ActionDistribution(Protocol):
@@ -81,7 +81,7 @@ class SquashedGaussian:
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log density of actions in [-1, 1], (B,)."""
-        u = torch.atanh(action.clamp(-1 + _ATANH_EDGE, 1 - _ATANH_EDGE))
+        u = torch.atanh(action.clamp(-1 + _EDGE, 1 - _EDGE))
         normal = DiagonalGaussian(self.mean, self.log_std).log_prob(u)
         return normal - _log_one_minus_tanh_sq(u).sum(-1)
 
@@ -146,15 +146,15 @@ class ScaledBeta:
         """Draw (B, A) in [-1, 1] as a ratio of gammas; not differentiable."""
         x = torch._standard_gamma(self.alpha.detach(), generator=rng)
         y = torch._standard_gamma(self.beta.detach(), generator=rng)
-        return (2.0 * x / (x + y) - 1.0).clamp(-1 + _ATANH_EDGE, 1 - _ATANH_EDGE)
+        return (2.0 * x / (x + y) - 1.0).clamp(-1 + _EDGE, 1 - _EDGE)
 
     def mode(self) -> Tensor:
         """Return the mean, 2 alpha / (alpha + beta) - 1."""
         return 2.0 * self.alpha / (self.alpha + self.beta) - 1.0
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log density of actions in (-1, 1), (B,)."""
-        x = (action + 1.0) / 2.0
+        """Log density of actions in [-1, 1], (B,)."""
+        x = (action.clamp(-1 + _EDGE, 1 - _EDGE) + 1.0) / 2.0
         log_norm = torch.lgamma(self.alpha) + torch.lgamma(self.beta) - torch.lgamma(self.alpha + self.beta)
         density = (self.alpha - 1) * torch.log(x) + (self.beta - 1) * torch.log1p(-x) - log_norm
         return (density - math.log(2.0)).sum(-1)

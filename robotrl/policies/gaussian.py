@@ -16,10 +16,10 @@ from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.policies.distributions import (
     DiagonalGaussian,
     ScaledBeta,
-    SquashedDraw,
     SquashedGaussian,
 )
 from robotrl.policies.policy import StochasticPolicy
+from robotrl.policies.squashed import SquashedHead
 
 
 @dataclass
@@ -29,7 +29,7 @@ class MlpPolicyConfig:
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the hidden layers."""
     activation: Activation = Activation.ELU
-    """relu, tanh or elu."""
+    """relu, tanh, elu, gelu, silu or mish."""
     obs_groups: list[str] = field(default_factory=lambda: ["policy"])
     """Observation groups the policy sees, in order."""
     normalize_obs: bool = True
@@ -82,7 +82,7 @@ class GaussianPolicy(StochasticPolicy):
         """Cut at the actuators' limits: the density stays that of the uncut draw."""
         return action.clamp(-1.0, 1.0)
 
-    def forward(self, flat: Tensor) -> Tensor:
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the mean, cut at +-1."""
         return self.net(self.normalize(flat)).clamp(-1.0, 1.0)
 
@@ -92,7 +92,7 @@ class SquashedGaussianConfig(MlpPolicyConfig):
     """tanh of a Gaussian whose mean and standard deviation depend on the state."""
 
     activation: Activation = Activation.RELU
-    """relu, tanh or elu."""
+    """relu, tanh, elu, gelu, silu or mish."""
     log_std_min: float = -5.0
     """Lower end of log std."""
     log_std_max: float = 2.0
@@ -105,7 +105,7 @@ class SquashedGaussianConfig(MlpPolicyConfig):
             raise ValueError(f"log_std_min {self.log_std_min} must be below log_std_max {self.log_std_max}")
 
 
-class SquashedGaussianPolicy(StochasticPolicy):
+class SquashedGaussianPolicy(SquashedHead, StochasticPolicy):
     """a = tanh(u), u ~ N(mean(s), std(s)); the policy of SAC."""
 
     config_class: ClassVar[type] = SquashedGaussianConfig
@@ -120,36 +120,7 @@ class SquashedGaussianPolicy(StochasticPolicy):
         mean, log_std = self.net(features).chunk(2, dim=-1)
         return SquashedGaussian(mean, log_std.clamp(self.log_std_min, self.log_std_max))
 
-    def draw(self, features: Tensor, rng: torch.Generator | None) -> tuple[SquashedDraw, list[Tensor]]:
-        """Draw actions without recording gradients; return them with the tape for `backprop`."""
-        tape = self.net.run(features)
-        mean, log_std = tape[-1].chunk(2, dim=-1)
-        return SquashedDraw.draw(mean, log_std.clamp(self.log_std_min, self.log_std_max), rng), tape
-
-    def backprop(
-        self,
-        draw: SquashedDraw,
-        tape: list[Tensor],
-        grad_action: Tensor,
-        grad_log_prob: float,
-        flat_grad: Tensor,
-    ) -> None:
-        """Write the gradient of the network's parameters into `flat_grad`.
-
-        Args:
-            draw: of `draw`.
-            tape: of `draw`.
-            grad_action: (B, A).
-            grad_log_prob: the same for every row.
-            flat_grad: shaped like `net.flat`.
-        """
-        grad_mean, grad_log_std = draw.backprop(grad_action, grad_log_prob)
-        log_std = tape[-1][..., self.action_dim :]
-        inside = (log_std >= self.log_std_min) & (log_std <= self.log_std_max)
-        grad = torch.cat([grad_mean, grad_log_std.mul_(inside)], dim=-1)
-        self.net.backprop(tape, grad, flat_grad, wants_input=False)
-
-    def forward(self, flat: Tensor) -> Tensor:
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return tanh of the mean."""
         return torch.tanh(self.net(self.normalize(flat))[..., : self.action_dim])
 
@@ -180,6 +151,6 @@ class BetaPolicy(StochasticPolicy):
         """p(a | s) on [-1, 1]."""
         return ScaledBeta(*(1.0 + F.softplus(self.net(features))).chunk(2, dim=-1))
 
-    def forward(self, flat: Tensor) -> Tensor:
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the mean."""
         return self.head(self.normalize(flat)).mode()

@@ -1,8 +1,13 @@
-"""What every policy is: an observation-to-action network that knows its groups and action spec."""
+"""What every policy is: an observation-to-action network that knows its groups and action spec.
+
+Shapes: A is the action size of one control step, h the control steps of a decision (`horizon`). A
+decision is one flat row (h*A), step by step: [a_0, a_1, ...]; with h = 1 it is an action.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -12,6 +17,7 @@ from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.types import Obs, Specs
 from robotrl.networks.mlp import MLP
 from robotrl.networks.normalizer import RunningNormalizer
+from robotrl.policies.chain import Chain
 from robotrl.policies.distributions import ActionDistribution, SquashedDraw
 
 
@@ -25,9 +31,16 @@ class Policy(nn.Module, ABC):
         specs: of the environment.
         obs_groups: observation groups, put side by side in this order.
         normalize_obs: whether raw observations are normalised by running statistics.
+
+    Attributes:
+        horizon: h, control steps of one decision (an action chunk); 1 is no chunk.
+        noise_dim: standard normal numbers that one decision is made from; 0 where the network alone
+            decides.
     """
 
     config_class: ClassVar[type]
+    horizon: int = 1
+    noise_dim: int = 0
 
     def __init__(self, specs: Specs, obs_groups: list[str], normalize_obs: bool) -> None:
         super().__init__()
@@ -40,6 +53,11 @@ class Policy(nn.Module, ABC):
         self.action_dim = specs.action_dim
         self.normalizer = RunningNormalizer(self.obs_dim) if normalize_obs else None
 
+    @property
+    def chunk_dim(self) -> int:
+        """Width of one decision, h*A."""
+        return self.horizon * self.action_dim
+
     def flatten(self, obs: Obs) -> Tensor:
         """Put the policy's groups side by side, (B, D), raw."""
         groups = [obs[group] for group in self.obs_groups]
@@ -49,22 +67,34 @@ class Policy(nn.Module, ABC):
         """Normalise raw (B, D) observations."""
         return flat if self.normalizer is None else self.normalizer(flat)
 
+    def draw_noise(self, batch_shape: Sequence[int], rng: torch.Generator | None) -> Tensor:
+        """Draw standard normal noise, (*batch_shape, noise_dim), on the policy's device."""
+        like = next(self.parameters())
+        shape = (*batch_shape, self.noise_dim)
+        return torch.empty(shape, dtype=like.dtype, device=like.device).normal_(generator=rng)
+
     @abstractmethod
-    def forward(self, flat: Tensor) -> Tensor:
-        """Return the deterministic action (B, A) in [-1, 1] for raw (B, D): what is exported."""
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return the decision (B, h*A) in [-1, 1], a function of its inputs alone: what is exported.
+
+        Args:
+            flat: raw observations (B, D).
+            noise: (B, noise_dim), standard normal; only where `noise_dim` is above 0.
+        """
 
     @abstractmethod
     def act(self, obs: Obs, deterministic: bool = False, rng: torch.Generator | None = None) -> Tensor:
-        """Return actions (B, A) in [-1, 1].
+        """Return decisions (B, h*A) in [-1, 1].
 
         Args:
             obs: group -> (B, D) float32, raw.
-            deterministic: return the mode instead of a draw.
+            deterministic: without exploration: the mode of a distribution instead of a draw. What makes
+                its decision from noise draws that in both cases.
             rng: where the draws come from.
         """
 
     def sample(self, obs: Obs, n: int, rng: torch.Generator | None = None) -> Tensor:
-        """Draw n actions per state, (B, n, A)."""
+        """Draw n decisions per state, (B, n, h*A)."""
         repeated = {group: values.repeat_interleave(n, dim=0) for group, values in obs.items()}
         return self.act(repeated, rng=rng).unflatten(0, (-1, n))
 
@@ -97,6 +127,20 @@ class StochasticPolicy(Policy):
     def entropy(self, obs: Obs) -> Tensor:
         """(B,)."""
         return self.distribution(obs).entropy()
+
+    def bc_loss(
+        self,
+        features: Tensor,
+        action: Tensor,
+        rng: torch.Generator,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the negative log-likelihood of actions, see `HasBcLoss`; draws nothing."""
+        loss = -self.head(features).log_prob(action)
+        if mask is not None:
+            loss = loss * mask.squeeze(-1)
+        return loss if weight is None else loss * weight
 
 
 @runtime_checkable
@@ -142,6 +186,66 @@ class HasSquashedDraw(Protocol):
         flat_grad: Tensor,
     ) -> None:
         """Propagate the gradients of a draw into the network's parameters."""
+        ...
+
+
+@runtime_checkable
+class HasBcLoss(Protocol):
+    """Capability: imitation of given actions (`bc_loss`)."""
+
+    def bc_loss(
+        self,
+        features: Tensor,
+        action: Tensor,
+        rng: torch.Generator,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the imitation loss of each row, (B,), with gradients.
+
+        Args:
+            features: (B, D), normalised observations, as `normalize` returns them.
+            action: (B, h*A) in [-1, 1], to be imitated.
+            rng: where noise and times are drawn from.
+            weight: (B,), factors of the rows' losses.
+            mask: (B, h), 1 for the steps of a decision that count and 0 for the others.
+        """
+        ...
+
+
+@runtime_checkable
+class HasLatent(Protocol):
+    """Capability: decisions made from noise (`decode`)."""
+
+    noise_dim: int
+
+    def draw_noise(self, batch_shape: Sequence[int], rng: torch.Generator | None) -> Tensor:
+        """Draw standard normal noise, (*batch_shape, noise_dim)."""
+        ...
+
+    def decode(self, features: Tensor, noise: Tensor) -> Tensor:
+        """Map noise to decisions in [-1, 1]: a function of its inputs alone.
+
+        Args:
+            features: (B, D), normalised observations, as `normalize` returns them.
+            noise: (B, noise_dim), or (B, n, noise_dim) for n decisions per state.
+
+        Returns:
+            (B, h*A) or (B, n, h*A).
+        """
+        ...
+
+
+@runtime_checkable
+class HasChain(Protocol):
+    """Capability: log-probability of the denoising steps (`sample_chain`, `chain_log_prob`)."""
+
+    def sample_chain(self, features: Tensor, min_std: float, rng: torch.Generator | None) -> Chain:
+        """Draw a decision for each of (B, D), with a Gaussian step of at least `min_std` at a time."""
+        ...
+
+    def chain_log_prob(self, features: Tensor, chain: Chain) -> Tensor:
+        """Log density of each step of a chain, (B, K), with gradients."""
         ...
 
 

@@ -59,6 +59,6 @@ class SoftplusGaussianPolicy(StochasticPolicy):
         """Cut at the actuators' limits: the density stays that of the uncut draw."""
         return action.clamp(-1.0, 1.0)
 
-    def forward(self, flat: Tensor) -> Tensor:
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the mean, cut at +-1."""
         return self.net(self.normalize(flat))[..., : self.action_dim].clamp(-1.0, 1.0)

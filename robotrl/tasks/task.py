@@ -106,6 +106,16 @@ class Task(_Options, ABC):
         """Return (N,) bool, whether an episode that ends now counts as a success; None for no such notion."""
         return None
 
+    def expert(self, sim: Sim) -> Tensor | None:
+        """Return what a scripted demonstrator would do now, or None for a task that has none.
+
+        It may use all that the simulation knows; `robotrl collect policy=expert` records what it does.
+
+        Returns:
+            (N, A) actuator commands in physical units; beyond their bounds they saturate.
+        """
+        return None
+
     def action_terms(self, model: mujoco.MjModel) -> tuple[ActionTerm, ...]:
         """Describe the actuators; by default one term per actuator over its control range.
 

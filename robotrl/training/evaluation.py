@@ -16,6 +16,7 @@ from torch import Tensor
 from robotrl.core.config import evaluation_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_aside
+from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask, make_env
 from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
@@ -64,10 +65,13 @@ def evaluate(
 ) -> Evaluation:
     """Run `episodes` whole episodes with the deterministic policy, one environment each.
 
-    One episode per environment, so that short episodes are not counted more often than long ones. No
-    training draws from the evaluation's random numbers, whatever the two seeds.
+    A policy that needs noise draws it from the seed. One episode per environment, so that short episodes are
+    not counted more often than long ones. No training draws from the evaluation's random numbers, whatever
+    the two seeds.
     """
     env = make_env(task, episodes, evaluation_seed(seed), num_threads)
+    rng = torch.Generator().manual_seed(evaluation_seed(seed))
+    queue = ActionQueue(episodes, policy.horizon, env.specs.action_dim)
     obs = env.reset()
     returns = torch.zeros(episodes, dtype=torch.float64)
     lengths = torch.zeros(episodes, dtype=torch.int64)
@@ -75,7 +79,8 @@ def evaluate(
     valid = torch.ones(episodes, dtype=torch.bool)
     running = torch.ones(episodes, dtype=torch.bool)
     while bool(running.any()):
-        step = env.step(policy.act(obs, deterministic=True))
+        step = env.step(queue.next(obs, lambda seen: policy.act(seen, deterministic=True, rng=rng)))
+        queue.ended(step.done)
         returns += torch.where(running, step.reward.double(), 0.0)
         lengths += running
         terminated |= running & step.terminated

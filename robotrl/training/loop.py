@@ -30,6 +30,8 @@ class Loop(ABC):
 
     Attributes:
         env_steps: control steps taken so far, summed over the environments.
+        offline_updates: updates on data that come before the first of them.
+        offline_left: those that are still to come.
         phase_s: wall-clock seconds spent per phase: "simulation", "policy", "update".
     """
 
@@ -45,9 +47,20 @@ class Loop(ABC):
         self.total_steps = total_steps
         self.torch_threads = torch_threads
         self.env_steps = 0
+        self.offline_updates = self.offline_left = 0
         self.phase_s: dict[str, float] = defaultdict(float)
         env.set_progress(0.0)
         self.obs = env.reset()
+
+    @property
+    def log_step(self) -> int:
+        """The x axis of the log: environment steps; before them, minus the updates that are left."""
+        return self.env_steps - self.offline_left
+
+    @property
+    def progress(self) -> float:
+        """Share of the environment steps that are over, in [0, 1]."""
+        return min(1.0, self.env_steps / self.total_steps) if self.total_steps else 1.0
 
     @abstractmethod
     def iterate(self) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""The off-policy loop: the simulator steps in one thread while the learner updates in another.
+"""The off-policy loop: first updates on given data, if any, then a simulator beside the learner.
 
-Both see only what was complete before the step (the policy that acts, the transitions in replay), so
-the result does not depend on which of the two is faster.
+The simulator steps in one thread while the learner updates in another. Both see only what was complete
+before the step (the policy that acts, the transitions in replay), so the result does not depend on which
+of the two is faster.
 """
 
 from __future__ import annotations
@@ -12,79 +13,134 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.sac import SAC
+from robotrl.algorithms.off_policy.learner import ReplayLearner
 from robotrl.core.errors import UsageError
-from robotrl.data.replay import ReplayBuffer
+from robotrl.data.mix import ReplayMix
+from robotrl.data.replay import Replay, Transitions
+from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import Env
 from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
 
+_OFFLINE_UPDATES_PER_ITERATION = 1_000
+
 
 class OffPolicyLoop(Loop):
-    """Adds the N transitions of each control step to replay and owes the learner its updates."""
+    """Adds the N transitions of each control step to replay and owes the learner its updates.
+
+    Args:
+        env: where experience comes from.
+        algorithm: what learns.
+        total_steps: environment steps to take.
+        torch_threads: of the learner.
+        data: what was collected before, None for nothing.
+    """
 
     default_torch_threads: ClassVar[int | None] = 1
 
-    algorithm: SAC
+    algorithm: ReplayLearner
 
-    def __init__(self, env: Env, algorithm: SAC, total_steps: int, torch_threads: int) -> None:
-        capacity = algorithm.config.replay_size
-        if capacity < env.num_envs:
-            raise UsageError(
-                f"replay_size {capacity} cannot take the {env.num_envs} transitions of one control step: "
-                "raise algorithm.replay_size or lower num_envs"
-            )
+    def __init__(
+        self,
+        env: Env,
+        algorithm: ReplayLearner,
+        total_steps: int,
+        torch_threads: int,
+        data: Replay | None = None,
+    ) -> None:
+        config = algorithm.config
+        if config.offline_updates and data is None:
+            raise UsageError("algorithm.offline_updates needs data to learn from: give data=PATH")
         super().__init__(env, algorithm, total_steps, torch_threads)
-        dims = {group: env.specs.obs_dim(group) for group in env.specs.observation}
-        self.buffer = ReplayBuffer(capacity, dims, env.specs.action_dim)
+        self.offline_updates = self.offline_left = config.offline_updates
+        dims = {group: env.specs.obs_dim(group) for group in algorithm.obs_groups}
+        self.buffer = Replay(config.replay_size, env.num_envs, dims, env.specs.action_dim)
+        self.data = data
+        self._queue = ActionQueue(env.num_envs, algorithm.policy.horizon, env.specs.action_dim)
         self._updates_owed = 0.0
         self._simulator = ThreadPoolExecutor(1, thread_name_prefix="simulator")
         torch.set_num_threads(torch_threads)
 
     def iterate(self) -> dict[str, float]:
-        """Take some control steps, learning beside them."""
+        """Learn from the data for a while, or take some control steps, learning beside them."""
+        if self.offline_left:
+            return self._learn_offline()
         statistics = EpisodeStatistics()
         metrics: list[dict[str, Tensor]] = []
         for _ in range(max(1, MIN_STEPS_PER_ITERATION // self.env.num_envs)):
             with self.phase("policy"):
-                action = self._act()
+                action = self._queue.next(self.obs, self._decide)
                 pending = self._simulator.submit(self.env.step, action)
                 self.algorithm.observe(self.obs)
             with self.phase("update"):
-                if self.buffer.size >= self.algorithm.config.learning_starts:
+                if self._learning:
                     metrics += self._update()
             with self.phase("simulation"):
                 step = pending.result()
             self.buffer.add(self.obs, action, step)
+            self._queue.ended(step.done)
             statistics.add(step.log)
             self.obs = step.obs
             self.env_steps += self.env.num_envs
-        names = {name for m in metrics for name in m}
-        means = {n: float(torch.stack([m[n] for m in metrics if n in m]).mean()) for n in sorted(names)}
-        return statistics.means() | means
+        return statistics.means() | _means(metrics)
 
-    def _act(self) -> Tensor:
-        if self.buffer.size < self.algorithm.config.learning_starts:
-            shape = (self.env.num_envs, self.env.specs.action_dim)
-            return torch.rand(shape, generator=self.algorithm.rng) * 2 - 1
-        return self.algorithm.act(self.obs)
+    @property
+    def _learning(self) -> bool:
+        return self.buffer.num_added >= self.algorithm.config.learning_starts
+
+    def _learn_offline(self) -> dict[str, float]:
+        count = min(_OFFLINE_UPDATES_PER_ITERATION, self.offline_left)
+        with self.phase("update"):
+            metrics = [self.algorithm.update(self._sample()) for _ in range(count)]
+        self.offline_left -= count
+        return _means(metrics)
+
+    def _decide(self, obs: dict[str, Tensor]) -> Tensor:
+        config = self.algorithm.config
+        if self._learning or config.offline_updates or config.init_from is not None:
+            return self.algorithm.act(obs)
+        shape = (len(next(iter(obs.values()))), self.algorithm.policy.chunk_dim)
+        return torch.rand(shape, generator=self.algorithm.rng) * 2 - 1
 
     def _update(self) -> list[dict[str, Tensor]]:
-        config = self.algorithm.config
-        self._updates_owed += config.replay_ratio * self.env.num_envs
+        self._updates_owed += self.algorithm.config.replay_ratio * self.env.num_envs
         count = int(self._updates_owed)
         self._updates_owed -= count
+        return [self.algorithm.update(self._sample()) for _ in range(count)]
+
+    def _sample(self) -> Transitions:
+        config, horizon = self.algorithm.config, self.algorithm.policy.horizon
         rng = self.algorithm.rng
-        return [self.algorithm.update(self.buffer.sample(config.batch_size, rng)) for _ in range(count)]
+        if self.data is None:
+            return self.buffer.sample(config.batch_size, rng, horizon, config.gamma)
+        if not self.buffer.size:
+            return self.data.sample(config.batch_size, rng, horizon, config.gamma)
+        share = config.offline_fraction
+        if share is None:
+            share = self.data.size / (self.data.size + self.buffer.size)
+        mix = ReplayMix({"data": (self.data, share), "experience": (self.buffer, 1.0 - share)})
+        return mix.sample(config.batch_size, rng, horizon, config.gamma)
 
     def state_dict(self) -> dict[str, Any]:
-        """Add replay and the updates owed."""
+        """Add replay, unfinished chunks and the updates owed; the data stay in their file."""
         return super().state_dict() | {
             "buffer": self.buffer.state_dict(),
+            "queue": self._queue.state_dict(),
             "updates_owed": self._updates_owed,
+            "offline_left": self.offline_left,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
+        if self.obs is state["obs"]:
+            self._queue.load_state_dict(state["queue"])
+        else:
+            self.buffer.cut()  # other episodes begin
         self._updates_owed = state["updates_owed"]
+        self.offline_left = state["offline_left"]
+
+
+def _means(metrics: list[dict[str, Tensor]]) -> dict[str, float]:
+    names = {name for m in metrics for name in m}
+    return {n: float(torch.stack([m[n] for m in metrics if n in m]).mean()) for n in sorted(names)}

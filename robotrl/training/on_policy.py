@@ -40,6 +40,5 @@ class OnPolicyLoop(Loop):
             self.env_steps += self.env.num_envs
         torch.set_num_threads(self.torch_threads)
         with self.phase("update"):
-            progress = min(1.0, self.env_steps / self.total_steps)
-            metrics = self.algorithm.update(self.buffer.finish(self.obs), progress)
+            metrics = self.algorithm.update(self.buffer.finish(self.obs), self.progress)
         return statistics.means() | {name: float(value) for name, value in metrics.items()}

@@ -10,6 +10,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 
 from robotrl.core.config import TrainConfig
+from robotrl.training.loop import Loop
 
 
 class Progress:
@@ -18,10 +19,10 @@ class Progress:
     Args:
         config: of the run.
         enabled: whether anything is shown.
-        completed: environment steps that a resumed run has behind it.
+        loop: the loop, which may have come some way already.
     """
 
-    def __init__(self, config: TrainConfig, enabled: bool, completed: int = 0) -> None:
+    def __init__(self, config: TrainConfig, enabled: bool, loop: Loop) -> None:
         self._bar = RichProgress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -38,11 +39,11 @@ class Progress:
             refresh_per_second=4,
             speed_estimate_period=60.0,
         )
-        self._total = config.total_steps
+        self._first, self._last = -loop.offline_updates, config.total_steps
         self._task = self._bar.add_task(
             f"{config.task_name} · {config.algorithm_class.__name__}",
-            total=config.total_steps,
-            completed=completed,
+            total=config.total_steps - self._first,
+            completed=loop.log_step - self._first,
             steps="",
             figures="",
         )
@@ -61,10 +62,20 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def update(self, env_steps: int, metrics: dict[str, float]) -> None:
-        """Show the figures of the last iteration."""
+    def update(self, log_step: int, metrics: dict[str, float]) -> None:
+        """Show the figures of the last iteration.
+
+        Args:
+            log_step: environment steps; below 0, minus the offline updates that are left.
+            metrics: of the iteration.
+        """
         self._return = metrics.get("episode/return", self._return)
-        figures = [f"{_short(metrics['time/env_steps_per_s'])} steps/s"]
+        offline = metrics.get("time/offline_updates_per_s")
+        figures = [
+            f"{_short(metrics['time/env_steps_per_s'])} steps/s"
+            if offline is None
+            else f"{_short(offline)} updates/s"
+        ]
         if self._return is not None:
             figures.append(f"return {self._return:.1f}")
         elif "reward/total" in metrics:
@@ -74,8 +85,10 @@ class Progress:
             figures.append(f"eval {self._evaluation:.1f}")
         self._bar.update(
             self._task,
-            completed=min(env_steps, self._total),
-            steps=f"{_short(env_steps)}/{_short(self._total)}",
+            completed=min(log_step, self._last) - self._first,
+            steps=f"{_short(log_step)}/{_short(self._last)}"
+            if log_step > 0 or not self._first
+            else f"offline {_short(log_step - self._first)}/{_short(-self._first)}",
             figures=" · ".join(figures),
         )
 

@@ -9,14 +9,16 @@ import torch
 from robotrl.core import checkpoint
 from robotrl.core.config import TrainConfig
 from robotrl.core.errors import RobotrlError
+from robotrl.core.types import Specs
 from robotrl.envs.env import specs_of
 from robotrl.policies.policy import Policy
 from robotrl.training.run_folder import RunFolder
 
 
-def make_policy(config: TrainConfig, rng: torch.Generator) -> Policy:
-    """Build the policy a configuration describes, with fresh weights."""
-    return config.policy_class(specs_of(config.task), config.policy, rng)
+def make_policy(config: TrainConfig, specs: Specs, rng: torch.Generator) -> Policy:
+    """Build the policy a configuration describes for an environment's specs, with fresh weights."""
+    base = config.policy_class(specs, config.policy, rng)
+    return config.algorithm_class.make_policy(specs, base, config.algorithm, rng)
 
 
 def load_policy_and_config(run: Path) -> tuple[Policy, TrainConfig]:
@@ -28,7 +30,7 @@ def load_policy_and_config(run: Path) -> tuple[Policy, TrainConfig]:
     """
     folder = RunFolder(run)
     config = folder.config()
-    policy = make_policy(config, torch.Generator().manual_seed(config.seed))
+    policy = make_policy(config, specs_of(config.task), torch.Generator().manual_seed(config.seed))
     path = folder.latest_checkpoint()
     state = checkpoint.load(path, prefix="algorithm/policy")
     try:

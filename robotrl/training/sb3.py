@@ -9,6 +9,7 @@ unless told so). SB3 seeds the global generators of Python, numpy and torch.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -34,7 +35,14 @@ from robotrl.training.sb3_config import (
     Sb3TD3Config,
 )
 
-_ACTIVATIONS = {Activation.RELU: nn.ReLU, Activation.TANH: nn.Tanh, Activation.ELU: nn.ELU}
+_ACTIVATIONS = {
+    Activation.RELU: nn.ReLU,
+    Activation.TANH: nn.Tanh,
+    Activation.ELU: nn.ELU,
+    Activation.GELU: functools.partial(nn.GELU, approximate="tanh"),
+    Activation.SILU: nn.SiLU,
+    Activation.MISH: nn.Mish,
+}
 # what SB3 calls our metrics, and the factor between the two
 _METRICS = {
     "train/policy_gradient_loss": ("loss/policy", 1.0),

@@ -32,7 +32,7 @@ class Sb3GaussianConfig(GaussianConfig):
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     """Widths of the hidden layers."""
     activation: Activation = Activation.TANH
-    """relu, tanh or elu; also the critic's."""
+    """relu, tanh, elu, gelu, silu or mish; also the critic's."""
     normalize_obs: bool = False
     """SB3's networks take raw observations: false only."""
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 
+from robotrl.algorithms.off_policy.learner import ReplayLearner
 from robotrl.core import checkpoint
 from robotrl.core.config import Backend, TrainConfig, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.data.loading import load_dataset
+from robotrl.data.replay import Replay
 from robotrl.envs.env import make_env
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.export.bundle import check_exportable, export_policy
@@ -29,8 +32,10 @@ from robotrl.training.metrics import MetricsLogger
 from robotrl.training.off_policy import OffPolicyLoop
 from robotrl.training.on_policy import OnPolicyLoop
 from robotrl.training.playback import own_task
+from robotrl.training.pretrained import inherit_policy, start_from_origin
 from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
+from robotrl.training.restore import make_policy
 from robotrl.training.run_folder import RunFolder, write_json
 from robotrl.training.sb3 import Sb3Loop
 from robotrl.training.streaming import StreamingLoop
@@ -63,7 +68,7 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
     """
     if config.video:
         own_task(config.task)
-    config = inherit(config)
+    config = inherit_policy(inherit(config))
     loop = make_loop(config)
     if config.export:
         check_exportable(loop.algorithm.policy, config.task, config.allow_simulation_only)
@@ -95,7 +100,7 @@ def _resume(run: RunFolder, show_progress: bool) -> Path:
     except (KeyError, RuntimeError) as error:
         message = " ".join(str(error).split())
         raise RobotrlError(f"{run.latest_checkpoint()} does not fit {run.config_file}: {message}") from error
-    if loop.env_steps >= config.total_steps and evaluated_steps(run) == loop.env_steps:
+    if loop.log_step >= config.total_steps and evaluated_steps(run) == loop.env_steps:
         raise UsageError(
             f"run {run.path} is complete ({loop.env_steps} of {config.total_steps} steps): see its report, "
             f"score it again with `robotrl evaluate {run.path}` or train a new run with more total_steps"
@@ -124,11 +129,30 @@ def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
         make_sim=_make_sim(config),
     )
     rng = torch.Generator().manual_seed(learner_seed(config.seed))
-    policy = config.policy_class(env.specs, config.policy, rng)
+    policy = make_policy(config, env.specs, rng)
     algorithm = config.algorithm_class(env.specs, policy, config.algorithm, rng)
     if not resumed:
         go_on_from_origin(config, algorithm)
+    if loop_class is OffPolicyLoop:
+        if not resumed:
+            start_from_origin(config, algorithm)
+        data = None if config.data is None else _data(config.data, algorithm, resumed)
+        return OffPolicyLoop(env, algorithm, config.total_steps, torch_threads, data)
+    if config.data is not None:
+        raise UsageError(
+            f"data={config.data}: {config.algorithm_class.__name__} learns from its own experience only; "
+            "leave data= out or choose a method that takes data, such as algorithm=rlpd"
+        )
     return loop_class(env, algorithm, config.total_steps, torch_threads)
+
+
+def _data(path: str, algorithm: ReplayLearner, resumed: bool) -> Replay:
+    """Return what was collected before, and let the normalisers know it unless a checkpoint will."""
+    dataset = load_dataset(path)
+    dataset.check_fits(algorithm.specs, algorithm.obs_groups)
+    if not resumed:
+        algorithm.observe({group: dataset.obs[group] for group in algorithm.obs_groups})
+    return dataset.to_replay(algorithm.obs_groups)
 
 
 def _make_sim(config: TrainConfig) -> MakeSim | None:
@@ -143,11 +167,11 @@ def _make_sim(config: TrainConfig) -> MakeSim | None:
 def _run(
     run: RunFolder, config: TrainConfig, loop: Loop, state: dict[str, Any] | None, show_progress: bool
 ) -> Path:
-    resumed_at = None if state is None else loop.env_steps
+    resumed_at = None if state is None else loop.log_step
     clock = Clock(0.0 if state is None else state["wall_s"])
     with (
         closing(MetricsLogger(run.metrics_file, run.tensorboard, resumed_at)) as logger,
-        Progress(config, show_progress, loop.env_steps) as progress,
+        Progress(config, show_progress, loop) as progress,
     ):
         if state is not None and isinstance(config.task, ForeignTask):
             progress.warn(f"{config.task.name} cannot be saved: learning goes on, its episodes start anew")
@@ -183,33 +207,35 @@ def _train_loop(
     stop: StopFlag,
 ) -> None:
     next_checkpoint_s = clock.seconds + config.checkpoint_every_s
-    next_evaluation = _next_multiple(loop.env_steps, config.eval_every)
-    before = (loop.env_steps, clock.seconds)
+    next_evaluation = _next_multiple(loop.log_step, config.eval_every)
+    before = (loop.log_step, clock.seconds)
 
     failures = FailureFiles(run, config, loop)
 
     # a run that is resumed after its last step has its last checkpoint
-    saved = loop.env_steps
+    saved = loop.log_step
 
     def save() -> None:
         nonlocal saved
-        saved = loop.env_steps
+        saved = loop.log_step
         tree = loop.state_dict() | {"wall_s": clock.seconds}
         run.save_checkpoint(loop.env_steps, tree, config.keep_checkpoints)
 
-    while loop.env_steps < config.total_steps and not stop.requested:
+    while loop.log_step < config.total_steps and not stop.requested:
+        offline = loop.offline_left > 0
         try:
             metrics = _iterate(run, loop)
         finally:
             failures.save()
-        steps, seconds = loop.env_steps, clock.seconds
-        metrics["time/env_steps_per_s"] = (steps - before[0]) / max(seconds - before[1], 1e-9)
+        steps, seconds = loop.log_step, clock.seconds
+        rate = "time/offline_updates_per_s" if offline else "time/env_steps_per_s"
+        metrics[rate] = (steps - before[0]) / max(seconds - before[1], 1e-9)
         before = (steps, seconds)
         metrics |= {f"time/{name}_s": value for name, value in loop.phase_s.items()}
         metrics["time/other_s"] = max(0.0, seconds - sum(loop.phase_s.values()))
         if loop.env.num_diverged:
             metrics["sim/diverged"] = float(loop.env.num_diverged)
-            metrics["sim/diverged_per_million_steps"] = 1e6 * loop.env.num_diverged / steps
+            metrics["sim/diverged_per_million_steps"] = 1e6 * loop.env.num_diverged / loop.env_steps
         if config.eval_every and steps >= next_evaluation and steps < config.total_steps:
             clock.pause()
             result = evaluate(
@@ -224,13 +250,13 @@ def _train_loop(
         if clock.seconds >= next_checkpoint_s:
             save()
             next_checkpoint_s = clock.seconds + config.checkpoint_every_s
-    if saved != loop.env_steps or not run.checkpoints():
+    if saved != loop.log_step or not run.checkpoints():
         save()
 
 
 def _iterate(run: RunFolder, loop: Loop) -> dict[str, float]:
     """Iterate once; what is no longer finite ends the run before it reaches a checkpoint."""
-    metrics = loop.env.set_progress(min(1.0, loop.env_steps / loop.total_steps))
+    metrics = loop.env.set_progress(loop.progress)
     refused: UsageError | None = None
     try:
         metrics |= loop.iterate()

@@ -69,7 +69,7 @@ class PPOConfig:
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the critic's hidden layers."""
     activation: Activation = Activation.ELU
-    """Of the critic: relu, tanh or elu."""
+    """Of the critic: relu, tanh, elu, gelu, silu or mish."""
     critic_groups: list[str] = field(default_factory=lambda: ["policy"])
     """Observation groups of the critic; add "privileged" for an asymmetric critic."""
 

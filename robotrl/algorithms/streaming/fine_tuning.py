@@ -113,7 +113,7 @@ def stream_from_policy(
     if isinstance(policy, SoftplusGaussianPolicy):
         config = dataclasses.replace(config, std_floor=policy.std_floor)
     if critic is not None:
-        unit = Unit(critic.net.activation.value)
+        unit = Unit.of(critic.net.activation)
         config = dataclasses.replace(config, hidden=critic.net.sizes[1:-1], critic_unit=unit)
     learner = StreamAC(
         policy.obs_dim,

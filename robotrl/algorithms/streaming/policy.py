@@ -27,7 +27,7 @@ def describe(policy: StreamPolicy) -> Actor:
     if isinstance(policy, SoftplusGaussianPolicy):
         hidden = [layer.out_features for layer in policy.net.linear()][:-1]
         return Actor(hidden, Head.SOFTPLUS, obs_clip=clip)
-    hidden, unit = policy.net.sizes[1:-1], Unit(policy.net.activation.value)
+    hidden, unit = policy.net.sizes[1:-1], Unit.of(policy.net.activation)
     if isinstance(policy, GaussianPolicy):
         return Actor(hidden, Head.CONSTANT, unit, obs_clip=clip)
     return Actor(hidden, Head.SQUASHED, unit, (policy.log_std_min, policy.log_std_max), clip)

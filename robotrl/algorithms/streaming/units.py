@@ -16,6 +16,8 @@ import enum
 import math
 
 from robotrl.algorithms.streaming.compiled import Reals, kernel
+from robotrl.core.errors import UsageError
+from robotrl.networks.mlp import Activation
 
 SLOPE = 0.01
 EPS = 1e-5
@@ -31,6 +33,20 @@ class Unit(enum.Enum):
     RELU = "relu"
     TANH = "tanh"
     ELU = "elu"
+
+    @classmethod
+    def of(cls, activation: Activation) -> Unit:
+        """Return the unit that does what an MLP's activation does.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if activation.value not in [unit.value for unit in cls]:
+            raise UsageError(
+                f"a stream goes on with networks of relu, tanh or elu units, not {activation.value}: "
+                "train with one of those"
+            )
+        return cls(activation.value)
 
     @property
     def code(self) -> int:

@@ -1,0 +1,162 @@
+r"""Flow Q-learning (Park et al. 2025, arXiv:2502.02538); QC-FQL with chunks (arXiv:2507.07969).
+
+A flow policy imitates the data; a one-step policy mu(s, z) is distilled from it and climbs the critic, so
+that no gradient goes through the flow's integration:
+
+    L_BC      = E[||v(s, x_t, t) - (a - z)||^2]
+    L_distill = E[||mu(s, z) - flow_K(s, z)||^2],                 z ~ N(0, I)
+    L_mu      = alpha L_distill - w E[mean_i Q_i(s, clip(mu(s, z), -1, 1))]
+    y         = r + gamma (1 - terminated) mean_i Q'_i(s', clip(mu(s', z'), -1, 1))
+
+w is 1 / mean |Q| (the paper's `normalize_q_loss`), so that alpha does not depend on the size of the rewards.
+With `policy.horizon` h > 1, actions are chunks and the target is the h-step return: QC-FQL.
+
+Differences: `normalize_q` is on by default; windows in which an episode ends are padded and kept (see
+`qc.py`). Distances are means over the action's components, as in the paper's code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from robotrl.algorithms.off_policy.config import OffPolicyConfig
+from robotrl.algorithms.off_policy.imitation import Imitation
+from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
+from robotrl.core import checks
+from robotrl.core.errors import UsageError
+from robotrl.core.types import Obs, Specs
+from robotrl.data.replay import Transitions
+from robotrl.networks.critic import Aggregate
+from robotrl.networks.mlp import Activation, Norm
+from robotrl.policies.flow import FlowPolicy
+from robotrl.policies.one_step import OneStepConfig, OneStepPolicy
+from robotrl.policies.policy import Policy
+
+
+@dataclass
+class FQLConfig(OffPolicyConfig):
+    """Hyperparameters of FQL; the paper's networks have 4 layers of 512."""
+
+    distill_weight: float = 1.0
+    """alpha of the distillation; > 0. With normalize_q try 0.03 to 10: small follows the critic, large the
+    data."""
+    normalize_q: bool = True
+    """Whether the critic's part of the loss is divided by the mean of |Q|."""
+    one_step_hidden: list[int] | None = None
+    """Widths of the one-step policy's hidden layers; null for those of the critics."""
+    offline_fraction: float | None = None
+    """Share of `data` in each batch once there is experience, in [0, 1]; null: all is one buffer."""
+    target_aggregate: Aggregate = Aggregate.MEAN
+    """min, mean or mean_minus_std of the target's critics; the paper takes min on AntMaze and Adroit."""
+    activation: Activation = Activation.GELU
+    """Of the critics."""
+    critic_norm: Norm = Norm.POST
+    """LayerNorm of the critics: none, pre (before the activation) or post (after it)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.above(self, 0, "distill_weight")
+
+
+class DistilledPolicy(Policy):
+    """Acts by a one-step policy; carries the flow policy that it was distilled from.
+
+    Args:
+        flow: imitates the data.
+        one_step: acts.
+    """
+
+    def __init__(self, flow: FlowPolicy, one_step: OneStepPolicy) -> None:
+        super().__init__(flow.specs, list(flow.obs_groups), normalize_obs=False)
+        self.flow, self.one_step = flow, one_step
+        self.normalizer = flow.normalizer
+        self.horizon, self.noise_dim = one_step.horizon, one_step.noise_dim
+
+    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return clip(mu(s, z), -1, 1), (B, h A)."""
+        assert noise is not None
+        return self.one_step.decode(self.normalize(flat), noise)
+
+    def act(self, obs: Obs, deterministic: bool = False, rng: torch.Generator | None = None) -> Tensor:
+        """Draw one decision per state, (B, h A); `deterministic` makes no difference."""
+        flat = self.flatten(obs)
+        return self(flat, self.draw_noise(flat.shape[:1], rng))
+
+
+class FQL(OffPolicyAlgorithm):
+    """A one-step policy between a flow policy's imitation and a critic."""
+
+    config_class: ClassVar[type] = FQLConfig
+    default_policy: ClassVar[type[Policy]] = FlowPolicy
+
+    policy: DistilledPolicy
+    config: FQLConfig
+
+    @classmethod
+    def make_policy(
+        cls, specs: Specs, base: Policy, config: FQLConfig, rng: torch.Generator
+    ) -> DistilledPolicy:
+        """Put a one-step policy beside the flow policy."""
+        if not isinstance(base, FlowPolicy):
+            raise UsageError(f"FQL distils policy=flow, got {type(base).__name__}: leave policy= out")
+        options = OneStepConfig(
+            hidden=config.one_step_hidden or config.hidden,
+            horizon=base.horizon,
+            obs_groups=list(base.obs_groups),
+            normalize_obs=False,
+        )
+        return DistilledPolicy(base, OneStepPolicy(specs, options, rng))
+
+    def __init__(
+        self, specs: Specs, policy: DistilledPolicy, config: FQLConfig, rng: torch.Generator
+    ) -> None:
+        super().__init__(specs, policy, config, rng)
+        self.imitation = Imitation(policy.flow, config.learning_rate, rng)
+        self.policy_optimizer = torch.optim.Adam(
+            policy.one_step.parameters(), lr=config.learning_rate, fused=True
+        )
+
+    def target(self, batch: Transitions) -> Tensor:
+        """R + gamma (1 - terminated) mean_i Q'_i(s', mu(s', z')), (B,)."""
+        features = self.policy_features(batch.next_obs)
+        action = self.policy.one_step.decode(features, self._noise(features))
+        (members,) = self.critic.draw_members(self.rng)
+        values = self.critic.target(self.critic_features(batch.next_obs), action, members)
+        return torch.addcmul(batch.reward, batch.discount, self.critic.aggregate(values))
+
+    def update_policy(self, batch: Transitions) -> dict[str, Tensor]:
+        """Let the flow imitate, and the one-step policy follow flow and critics."""
+        features, config = self.policy_features(batch.obs), self.config
+        imitated = self.imitation.fit(features, batch.action, batch.mask)
+        noise = self._noise(features)
+        flowed = self.policy.flow.decode(features, noise)
+        with torch.enable_grad():
+            uncut = self.policy.one_step.uncut(features, noise)
+            distilled = (uncut - flowed).square().mean()
+            action = uncut.clamp(-1.0, 1.0)
+            values, pull = self.critic.online.with_gradient(self.critic_features(batch.obs), action.detach())
+            weight = 1.0 / values.abs().mean().clamp(min=1e-6) if config.normalize_q else torch.ones(())
+            climb = pull(torch.full_like(values, -1 / values.numel()) * weight)
+            self.policy_optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward([config.distill_weight * distilled, action], [torch.ones(()), climb])
+        self.policy_optimizer.step()
+        return {
+            "loss/imitation": imitated,
+            "loss/distillation": distilled.detach(),
+            "loss/policy": -values.mean(),
+        }
+
+    def _noise(self, features: Tensor) -> Tensor:
+        return self.policy.draw_noise((len(features),), self.rng)
+
+    def start_from(self, policy: Policy) -> None:
+        """Take a trained policy for the one that imitates; the one-step policy starts anew."""
+        take_weights(self.imitation.policy, policy, "FQL")
+
+    def parts(self) -> dict[str, Any]:
+        """Add the optimisers."""
+        return super().parts() | {"imitation": self.imitation, "policy_optimizer": self.policy_optimizer}

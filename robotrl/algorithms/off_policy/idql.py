@@ -1,0 +1,122 @@
+r"""Implicit diffusion Q-learning (Hansen-Estruch et al. 2023, arXiv:2304.10573); IFQL with a flow policy.
+
+Implicit Q-learning (Kostrikov et al. 2021, arXiv:2110.06169) learns values without asking about actions that
+are not in the data; a policy that only imitates proposes N actions, and the critic chooses:
+
+    L_V  = E[L_tau(min_i Q'_i(s, a) - V(s))],  L_tau(u) = |tau - 1(u < 0)| u^2
+    L_Q  = sum_i E[(Q_i(s, a) - (r + gamma (1 - terminated) V(s')))^2]
+    L_pi = L_BC(a|s)
+    a*   = argmax_k min_i Q'_i(s, a_k),  a_1 .. a_N ~ pi(.|s)
+
+Differences: the policy goes on imitating while there is experience (in the released code its fine-tuning
+loop never trains it, although an option says so); it acts by its own weights, not by an average of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from robotrl.algorithms.off_policy.config import OffPolicyConfig
+from robotrl.algorithms.off_policy.critic import Critic, make_critics
+from robotrl.algorithms.off_policy.imitation import Imitation
+from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
+from robotrl.core import checks
+from robotrl.core.types import Specs
+from robotrl.data.replay import Transitions
+from robotrl.networks.flat_adam import FlatAdam
+from robotrl.networks.mlp import MLP, Init
+from robotrl.policies.candidates import CandidatePolicy
+from robotrl.policies.diffusion import DiffusionPolicy
+from robotrl.policies.policy import Policy
+from robotrl.policies.sampled_gaussian import proposer
+
+
+@dataclass
+class IDQLConfig(OffPolicyConfig):
+    """Hyperparameters of IDQL."""
+
+    expectile: float = 0.7
+    """tau of the value's loss; in (0, 1), towards 1 for the best action in the data."""
+    num_samples: int = 64
+    """N, samples of the policy per decision; >= 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.within(self, "(0, 1)", "expectile")
+        checks.at_least(self, 1, "num_samples")
+
+
+class IDQL(OffPolicyAlgorithm):
+    """IQL's critics choosing among the samples of an imitating policy."""
+
+    config_class: ClassVar[type] = IDQLConfig
+    default_policy: ClassVar[type[Policy]] = DiffusionPolicy
+
+    policy: CandidatePolicy
+    config: IDQLConfig
+
+    @classmethod
+    def make_policy(
+        cls, specs: Specs, base: Policy, config: IDQLConfig, rng: torch.Generator
+    ) -> CandidatePolicy:
+        """Put the critics around the policy that imitates."""
+        base = proposer(base, cls.__name__)
+        critics = make_critics(base.obs_dim, base.chunk_dim, config, rng)
+        return CandidatePolicy(base, critics, config.target_aggregate, config.pessimism, config.num_samples)
+
+    def __init__(
+        self, specs: Specs, policy: CandidatePolicy, config: IDQLConfig, rng: torch.Generator
+    ) -> None:
+        # the target critics choose
+        critic = Critic(copy.deepcopy(policy.critics), config, target=policy.critics)
+        super().__init__(specs, policy, config, rng, critic)
+        self.imitation = Imitation(policy.base, config.learning_rate, rng)
+        self.value = MLP(policy.obs_dim, config.hidden, 1, config.activation, Init.UNIFORM, rng)
+        self.value_optimizer = FlatAdam(self.value.flat, config.learning_rate)
+        self._value_grad = torch.empty_like(self.value.flat)
+
+    @torch.no_grad()
+    def update(self, batch: Transitions) -> dict[str, Tensor]:
+        """Do a gradient step on the value, then on critics and policy."""
+        features = self.policy_features(batch.obs)
+        tape = self.value.run(features)
+        (members,) = self.critic.draw_members(self.rng)
+        error = self.critic.aggregate(self.critic.target(features, batch.action, members))
+        error = error - tape[-1].squeeze(1)
+        loss, grad = expectile_loss(error, self.config.expectile)
+        self.value.backprop(tape, -grad.unsqueeze(1) / len(grad), self._value_grad, wants_input=False)
+        self.value_optimizer.step(self._value_grad)
+        return super().update(batch) | {"loss/expectile": loss.mean()}
+
+    def target(self, batch: Transitions) -> Tensor:
+        """R + gamma (1 - terminated) V(s'), (B,)."""
+        value = self.value.run(self.policy_features(batch.next_obs))[-1].squeeze(1)
+        return torch.addcmul(batch.reward, batch.discount, value)
+
+    def update_policy(self, batch: Transitions) -> dict[str, Tensor]:
+        """Imitate the batch's actions."""
+        features = self.policy_features(batch.obs)
+        return {"loss/imitation": self.imitation.fit(features, batch.action, batch.mask)}
+
+    def start_from(self, policy: Policy) -> None:
+        """Take a trained policy for the one that imitates."""
+        take_weights(self.imitation.policy, proposer(policy, "IDQL"), "IDQL")
+
+    def parts(self) -> dict[str, Any]:
+        """Add the value network and the optimisers."""
+        return super().parts() | {
+            "imitation": self.imitation,
+            "value": self.value,
+            "value_optimizer": self.value_optimizer,
+        }
+
+
+def expectile_loss(error: Tensor, expectile: float) -> tuple[Tensor, Tensor]:
+    """Return |tau - 1(u < 0)| u^2 of errors u, (B,), and its derivative."""
+    weight = torch.where(error < 0, 1.0 - expectile, expectile)
+    return weight * error.square(), 2.0 * weight * error

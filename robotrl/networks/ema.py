@@ -1,0 +1,46 @@
+"""Exponential moving average of a module's parameters."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Ema(Generic[M]):
+    """A copy of a module that follows it: average <- average + rate (module - average).
+
+    Buffers (the statistics of normalisers) are not averaged but copied.
+
+    Args:
+        module: what is followed.
+        rate: share of the difference taken over at each update, in (0, 1].
+
+    Attributes:
+        module: the average; takes no gradients.
+    """
+
+    def __init__(self, module: M, rate: float) -> None:
+        self.module = copy.deepcopy(module).requires_grad_(False)
+        self.rate = rate
+        self._followed = module
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the module."""
+        for average, parameter in zip(self.module.parameters(), self._followed.parameters(), strict=True):
+            average.lerp_(parameter, self.rate)
+        for kept, buffer in zip(self.module.buffers(), self._followed.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average's state."""
+        return self.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.module.load_state_dict(state)

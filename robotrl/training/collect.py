@@ -1,0 +1,262 @@
+"""Collection: whole episodes of a policy, an expert or random actions, as a dataset on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from robotrl.core import checks
+from robotrl.core.config import SEEDS, collection_seed, learner_seed, task_to_yaml
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.types import Obs, Specs
+from robotrl.data.dataset import Dataset
+from robotrl.envs.action_queue import ActionQueue
+from robotrl.envs.env import AnyTask, Env, make_env
+from robotrl.sim.threads import one_torch_thread
+from robotrl.training.demonstrators import Demonstrator, random_actions, scripted_expert, trained_policy
+from robotrl.training.run_folder import RunFolder, versions
+
+_MOST_ENVS = 64
+
+
+@dataclass
+class CollectOptions:
+    """What is recorded, besides the task."""
+
+    policy: str
+    """Folder of a run, `expert` for the task's own demonstrator, or `random` for uniform actions."""
+    episodes: int = 100
+    """Whole episodes, at least 1."""
+    deterministic: bool = True
+    """Whether a run's policy acts as it is evaluated; false draws from its distribution."""
+    noise_std: float = 0.0
+    """Standard deviation of Gaussian noise on the actions in [-1, 1], which they do not leave; at least 0."""
+    seed: int = 0
+    """Of environments, noise and draws, at least 0 and below 2^30."""
+    out: str | None = None
+    """Folder to make, NAME-v0; null for datasets/TASK/POLICY-v0, or the next number that is free."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, 1, "episodes")
+        checks.at_least(self, 0, "noise_std", "seed")
+        if self.seed >= SEEDS:
+            raise ValueError(f"seed must be below 2^30, got {self.seed}")
+        if self.policy == "random" and self.noise_std:
+            raise ValueError("noise_std does not go with policy=random, whose actions are uniform already")
+        if self.policy in ("expert", "random") and not self.deterministic:
+            raise ValueError(f"deterministic=false is for the policy of a run, not policy={self.policy}")
+
+
+@one_torch_thread()
+@torch.no_grad()
+def collect(
+    options: CollectOptions, task: AnyTask | None, task_name: str, show_progress: bool = True
+) -> tuple[Path, Dataset]:
+    """Record `options.episodes` whole episodes and write them in Minari's layout.
+
+    Each environment gives one episode a round, so that short episodes are not more frequent than they are
+    under the policy. Episodes whose simulation diverged are left out, counted, and replaced.
+
+    Args:
+        options: what is recorded.
+        task: where; None for the task of the run that `options.policy` names.
+        task_name: of `task`.
+        show_progress: whether to draw a progress bar.
+
+    Returns:
+        The folder that was made, and what is in it.
+
+    Raises:
+        UsageError: the folder exists, or the policy does not fit the task.
+        RobotrlError: h5py is missing, or most simulations diverged.
+    """
+    from robotrl.data.minari import check_new, write_minari  # needs an extra
+
+    if task is None:
+        if options.policy in ("expert", "random"):
+            raise UsageError(
+                f"policy={options.policy} needs a task: add task=NAME (see `robotrl list tasks`)"
+            )
+        config = RunFolder(Path(options.policy)).config()
+        task, task_name = config.task, config.task_name
+    if options.out is not None:
+        check_new(Path(options.out))
+    most = getattr(type(task), "max_default_num_envs", _MOST_ENVS)
+    env = make_env(task, min(options.episodes, most, _MOST_ENVS), collection_seed(options.seed))
+    rng = torch.Generator().manual_seed(learner_seed(options.seed))
+    who = _demonstrator(options, task_name, env, rng)
+    folder = Path(options.out) if options.out is not None else _next_folder(task_name, who.name)
+    episodes, diverged = _episodes(env, who, options, rng, task_name, show_progress)
+    provenance = {
+        "task_name": task_name,
+        "task": task_to_yaml(task),
+        "policy": options.policy,
+        **who.provenance,
+        "noise_std": options.noise_std,
+        "seed": options.seed,
+        "num_envs": env.num_envs,
+        "diverged_episodes": diverged,
+        **versions(),
+    }
+    dataset = _joined(episodes, str(folder), env.specs, provenance)
+    write_minari(dataset, folder)
+    return folder, dataset
+
+
+@dataclass(frozen=True)
+class _Episode:
+    obs: Obs
+    action: Tensor
+    reward: Tensor
+    terminated: bool
+    success: bool | None
+
+
+def _episodes(
+    env: Env, who: Demonstrator, options: CollectOptions, rng: torch.Generator, task_name: str, shown: bool
+) -> tuple[list[_Episode], int]:
+    """Return the episodes, and how many were left out because their simulation diverged."""
+    bar = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("episodes"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )
+    episodes: list[_Episode] = []
+    diverged = 0
+    with bar:
+        row = bar.add_task(f"{task_name} · {who.name}", total=options.episodes)
+        while len(episodes) < options.episodes:
+            wanted = min(env.num_envs, options.episodes - len(episodes))
+            found = _Round(env, who, options.noise_std, rng, wanted).play(lambda: bar.advance(row))
+            episodes += found
+            diverged += wanted - len(found)
+            if diverged > len(episodes) and diverged >= env.num_envs:
+                played = diverged + len(episodes)
+                raise RobotrlError(
+                    f"{diverged} of {played} episodes of {task_name} diverged: too many to go on"
+                )
+    return episodes, diverged
+
+
+class _Round:
+    """The first episode of each of the first `wanted` environments."""
+
+    def __init__(
+        self, env: Env, who: Demonstrator, noise_std: float, rng: torch.Generator, wanted: int
+    ) -> None:
+        self.env, self.who, self.noise_std, self.rng, self.wanted = env, who, noise_std, rng, wanted
+        num = env.num_envs
+        self.running = torch.arange(num) < wanted
+        self.lengths = torch.zeros(num, dtype=torch.int64)
+        self.terminated = torch.zeros(num, dtype=torch.bool)
+        self.valid = torch.ones(num, dtype=torch.bool)
+        self.success: Tensor | None = None
+        self.last_obs = {group: torch.empty(num, env.specs.obs_dim(group)) for group in env.specs.observation}
+
+    def play(self, on_end: Callable[[], None]) -> list[_Episode]:
+        """Return the sound episodes, in the order of the environments."""
+        env, queue = self.env, ActionQueue(self.env.num_envs, self.who.horizon, self.env.specs.action_dim)
+        rows: list[tuple[Obs, Tensor, Tensor]] = []
+        obs = env.reset()
+        while bool(self.running.any()):
+            action = self._with_noise(queue.next(obs, self.who.decide))
+            step = env.step(action)
+            queue.ended(step.done)
+            rows.append((obs, action, step.reward))
+            self.lengths += self.running
+            ended = self.running & step.done
+            self.valid &= step.valid | ~self.running
+            self.terminated |= ended & step.terminated
+            if bool(ended.any()):
+                for group, values in self.last_obs.items():
+                    values[ended] = step.final_obs[group][ended]
+                self._note_success(ended, step.done & step.valid, step.log.get("episode/success"))
+                for _ in range(int(ended.sum())):
+                    on_end()
+            self.running &= ~step.done
+            obs = step.obs
+        return self._cut(rows)
+
+    def _with_noise(self, action: Tensor) -> Tensor:
+        if self.noise_std == 0.0:
+            return action
+        noise = torch.empty(action.shape).normal_(generator=self.rng)
+        return action.add(noise, alpha=self.noise_std).clamp(-1.0, 1.0)
+
+    def _note_success(self, ended: Tensor, told: Tensor, success: Tensor | None) -> None:
+        """Note the successes that were logged for the environments `told`."""
+        if success is None:
+            return
+        if self.success is None:
+            self.success = torch.zeros_like(ended)
+        now = torch.zeros_like(ended)
+        now[told] = success.bool()
+        self.success |= ended & now
+
+    def _cut(self, rows: list[tuple[Obs, Tensor, Tensor]]) -> list[_Episode]:
+        obs = {group: torch.stack([row[0][group] for row in rows]) for group in self.last_obs}
+        action, reward = torch.stack([row[1] for row in rows]), torch.stack([row[2] for row in rows])
+        episodes = []
+        for n in range(self.wanted):
+            if not self.valid[n]:
+                continue
+            length = int(self.lengths[n])
+            episodes.append(
+                _Episode(
+                    {
+                        g: torch.cat([obs[g][:length, n], last[n : n + 1]])
+                        for g, last in self.last_obs.items()
+                    },
+                    action[:length, n],
+                    reward[:length, n],
+                    bool(self.terminated[n]),
+                    None if self.success is None else bool(self.success[n]),
+                )
+            )
+        return episodes
+
+
+def _joined(episodes: list[_Episode], origin: str, specs: Specs, provenance: dict[str, Any]) -> Dataset:
+    lengths = torch.tensor([len(episode.reward) for episode in episodes])
+    terminated = torch.zeros(int(lengths.sum()), dtype=torch.bool)
+    terminated[lengths.cumsum(0) - 1] = torch.tensor([episode.terminated for episode in episodes])
+    successes = [episode.success for episode in episodes]
+    return Dataset(
+        origin,
+        specs,
+        {group: torch.cat([episode.obs[group] for episode in episodes]) for group in specs.observation},
+        torch.cat([episode.action for episode in episodes]),
+        torch.cat([episode.reward for episode in episodes]),
+        terminated,
+        lengths,
+        None if None in successes else torch.tensor(successes, dtype=torch.bool),
+        named=True,
+        provenance=provenance,
+    )
+
+
+def _demonstrator(options: CollectOptions, task_name: str, env: Env, rng: torch.Generator) -> Demonstrator:
+    if options.policy == "expert":
+        return scripted_expert(env, task_name)
+    if options.policy == "random":
+        return random_actions(env, rng)
+    return trained_policy(Path(options.policy), options.deterministic, env, rng)
+
+
+def _next_folder(task_name: str, who: str) -> Path:
+    parent = Path("datasets") / task_name
+    number = 0
+    while (parent / f"{who}-v{number}").exists():
+        number += 1
+    return parent / f"{who}-v{number}"

@@ -1,0 +1,161 @@
+"""BC, DSRL and residual policies: frozen parts stay frozen, single updates against autograd, learning."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from test_generative_rl import bandit_batch, diffusion, flow, gaussian, make
+from test_off_policy import SPECS, random_batch, rng
+
+from robotrl.algorithms.off_policy.bc import BC, BCConfig
+from robotrl.algorithms.off_policy.dsrl import DSRL, DSRLConfig
+from robotrl.algorithms.off_policy.residual import Residual, ResidualConfig
+from robotrl.core.errors import UsageError
+from robotrl.policies.diffusion import DiffusionConfig, DiffusionPolicy, Sampler
+from robotrl.policies.flow import FlowConfig, FlowPolicy
+
+SMALL = {"hidden": [16], "learning_rate": 1e-2, "tau": 0.1}
+CASES = {
+    "dsrl": (DSRL, DSRLConfig(**SMALL, noise_hidden=[16])),
+    "residual": (Residual, ResidualConfig(**SMALL, residual_hidden=[16], num_critics=3, ramp_steps=40)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_base_and_its_statistics_never_move(name):
+    algorithm = make(CASES[name][0], flow(), CASES[name][1])
+    before = copy.deepcopy(algorithm.policy.base.state_dict())
+    for i in range(3):
+        batch = random_batch(i)
+        algorithm.observe(batch.obs)
+        algorithm.update(batch)
+    for key, values in algorithm.policy.base.state_dict().items():
+        assert torch.equal(values, before[key])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_state_round_trip_continues_bit_for_bit(name):
+    a, b = (make(CASES[name][0], flow(), CASES[name][1]) for _ in range(2))
+    obs = {"policy": torch.randn(5, 3, generator=rng(9))}
+    for i in range(3):
+        a.update(random_batch(i))
+        a.act(obs)
+    b.load_state_dict(copy.deepcopy(a.state_dict()))
+    for i in range(3, 6):
+        a.update(random_batch(i)), b.update(random_batch(i))
+        assert torch.equal(a.act(obs), b.act(obs))
+    for mine, theirs in zip(a.policy.parameters(), b.policy.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_dsrl_update_equals_a_float64_reference():
+    config = DSRLConfig(
+        hidden=[8], learning_rate=1e-2, tau=0.1, noise_hidden=[8], noise_magnitude=1.2, initial_alpha=0.3,
+        num_critics=3,
+    )  # fmt: skip
+    ours = make(DSRL, flow(), config)
+    actor = copy.deepcopy(ours.policy.actor).double()
+    base = ours.policy.base
+    q = copy.deepcopy(ours.critic.online.net).requires_grad_(True).double()
+    q_target = copy.deepcopy(q)
+    w_net = copy.deepcopy(ours.noise_critic.online.net).requires_grad_(True).double()
+    batch, draws = random_batch(), rng()
+    draws.set_state(ours.rng.get_state())
+    ours.update(batch)
+
+    def noise(obs):
+        mean, log_std = actor.net(obs.double()).chunk(2, -1)
+        normal = torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
+        u = mean + normal.scale * torch.empty(16, 2).normal_(generator=draws).double()
+        # tanh of a wide Gaussian comes too near 1 for log(1 - tanh^2)
+        return u.tanh(), (normal.log_prob(u) + 2 * u.cosh().log()).sum(-1)
+
+    def value(net, obs, x):
+        return net(torch.cat([obs.double(), x.double()], -1)).squeeze(-1)
+
+    now, after = batch.obs["policy"], batch.next_obs["policy"]
+    with torch.no_grad():
+        w, log_prob = noise(after)
+        action = base.decode(after, 1.2 * w.float())
+        y = batch.reward + batch.discount * (value(q_target, after, action).amin(0) - 0.3 * log_prob)
+    adam = torch.optim.Adam(q.parameters(), lr=1e-2)
+    (value(q, now, batch.action) - y).square().mean(1).sum().backward()
+    adam.step()
+    with torch.no_grad():
+        q_target.flat.lerp_(q.flat, 0.1)
+        drawn = torch.empty(16, 2).normal_(generator=draws).clamp(-1.2, 1.2)
+        y = value(q_target, now, base.decode(now, drawn)).amin(0)
+    adam = torch.optim.Adam(w_net.parameters(), lr=1e-2)
+    (value(w_net, now, drawn / 1.2) - y).square().mean(1).sum().backward()
+    adam.step()
+    adam = torch.optim.Adam(actor.parameters(), lr=1e-2)
+    w, log_prob = noise(now)
+    (0.3 * log_prob - value(w_net, now, w).amin(0)).mean().backward()
+    adam.step()
+    ensembles = ours.critic.online, ours.noise_critic.online, ours.policy.actor
+    for mine, theirs in zip((part.net for part in ensembles), (q, w_net, actor.net), strict=True):
+        torch.testing.assert_close(mine.flat.double(), theirs.flat, rtol=0, atol=5e-5)
+
+
+def test_only_a_base_that_one_noise_decides_can_be_steered():
+    with pytest.raises(UsageError, match="sampler=ddim"):
+        DSRL.make_policy(SPECS, diffusion(), DSRLConfig(), rng())
+    ddim = DiffusionConfig(hidden=[16], time_dim=8, steps=4, sampler=Sampler.DDIM)
+    assert DSRL.make_policy(SPECS, DiffusionPolicy(SPECS, ddim, rng()), DSRLConfig(), rng()).noise_dim == 0
+
+
+def test_the_residual_comes_into_use_step_by_step():
+    algorithm = make(Residual, gaussian(), CASES["residual"][1])  # over 40 steps
+    obs = {"policy": torch.randn(200, 3, generator=rng(1))}
+    base = algorithm.policy.base.act(obs, deterministic=True)
+    config = ResidualConfig(**SMALL, residual_hidden=[16], num_critics=3, ramp_steps=400)
+    algorithm = make(Residual, gaussian(), config)
+    half, whole = ((algorithm.act(obs) != base).any(1).float().mean() for _ in range(2))
+    assert 0.35 < half < 0.65 and whole > 0.99
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> FlowPolicy:
+    """A flow policy that imitates both modes of the bandit."""
+    policy = FlowPolicy(SPECS, FlowConfig(hidden=[64, 64], steps=5, normalize_obs=False), rng(0))
+    algorithm, g = BC(SPECS, policy, BCConfig(learning_rate=1e-3), rng(2)), rng(3)
+    for _ in range(1000):
+        algorithm.update(bandit_batch(g))
+    return policy
+
+
+def test_bc_keeps_both_modes_and_a_gaussian_their_mean(pretrained):
+    obs = {"policy": torch.zeros(512, 3)}
+    action = pretrained.act(obs, rng=rng(4))
+    right = (action > 0.3).all(1).float().mean()
+    left = (action < -0.3).all(1).float().mean()
+    assert right > 0.3 and left > 0.3 and right + left > 0.65
+    policy = gaussian()
+    algorithm, g = BC(SPECS, policy, BCConfig(learning_rate=1e-3), rng(2)), rng(3)
+    for _ in range(500):
+        algorithm.update(bandit_batch(g))
+    assert policy.act(obs, deterministic=True).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_frozen_base_is_improved(name, pretrained):
+    """DSRL finds the noise of the paying mode; a residual of +-0.1 shifts actions towards the optimum."""
+    wide = {"hidden": [64, 64], "learning_rate": 1e-3, "initial_alpha": 0.01}
+    config = {
+        "dsrl": DSRLConfig(**wide, noise_hidden=[64, 64], target_entropy_per_action=-1.0),
+        "residual": ResidualConfig(**wide, residual_hidden=[64, 64], num_critics=4, ramp_steps=0),
+    }[name]
+    algorithm, g = make(CASES[name][0], copy.deepcopy(pretrained), config), rng(3)
+    for _ in range(600):
+        algorithm.update(bandit_batch(g))
+    obs = {"policy": torch.zeros(256, 3)}
+    base = algorithm.policy.base.act(obs, rng=rng(4))
+    action = algorithm.policy.act(obs, deterministic=True, rng=rng(4))
+    if name == "dsrl":
+        assert ((action - 0.65).abs().amax(1) < 0.3).float().mean() > 0.95
+        return
+    assert (action - base).abs().max() <= 0.1 + 1e-6
+    payoff = [-(a - 0.7).square().sum(-1).mean() for a in (base, action)]
+    assert payoff[1] > payoff[0] + 0.05
