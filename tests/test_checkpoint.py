@@ -92,3 +92,12 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_debris(tmp_path, monkeypat
         checkpoint.save(path, {"n": 2})
     assert checkpoint.load(path) == {"n": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tensors_that_share_memory_are_kept_under_each_name(tmp_path):
+    weights = torch.arange(6.0)
+    tree = {"policy": {"critic": weights, "half": weights[:3]}, "critic": weights}
+    checkpoint.save(tmp_path / "c.safetensors", tree)
+    found = checkpoint.load(tmp_path / "c.safetensors")
+    assert torch.equal(found["policy"]["critic"], weights) and torch.equal(found["critic"], weights)
+    assert torch.equal(found["policy"]["half"], weights[:3])

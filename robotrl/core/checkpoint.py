@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file each, never a pickle, and either whole or absent.
 
 A checkpoint is a tree of dicts and lists with tensors, numbers, strings, booleans and None at the
-leaves. Tensors are stored under their path in the tree; the rest of the tree is JSON in the header.
+leaves. Tensors are stored under their path in the tree, those that share memory each on their own; the
+rest of the tree is JSON in the header.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def save(path: Path, tree: dict[str, Any], kind: str = "checkpoint") -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(tree, "", tensors)
+    _unshare(tensors)
     metadata = {"format": _format(kind), "tree": json.dumps(skeleton)}
     try:
         write_aside(path, lambda aside: save_file(tensors, aside, metadata=metadata))
@@ -90,6 +92,16 @@ def _pack(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if node is None or isinstance(node, (bool, int, float, str)):
         return node
     raise TypeError(f"a checkpoint cannot hold {type(node).__name__} at {path!r}")
+
+
+def _unshare(tensors: dict[str, Tensor]) -> None:
+    """Copy what stands under several names, as the critics of a policy do: the file keeps each."""
+    seen = set[int]()
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        if address in seen:
+            tensors[name] = tensor.clone()
+        seen.add(address)
 
 
 def _unpack(node: Any, tensor: Callable[[str], Tensor | None]) -> Any:

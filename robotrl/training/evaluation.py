@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robotrl.core.config import evaluation_seed
+from robotrl.core.config import evaluation_seed, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_aside
 from robotrl.envs.action_queue import ActionQueue
@@ -70,7 +70,8 @@ def evaluate(
     the two seeds.
     """
     env = make_env(task, episodes, evaluation_seed(seed), num_threads)
-    rng = torch.Generator().manual_seed(evaluation_seed(seed))
+    # not the environments' numbers again
+    rng = torch.Generator().manual_seed(learner_seed(seed))
     queue = ActionQueue(episodes, policy.horizon, env.specs.action_dim)
     obs = env.reset()
     returns = torch.zeros(episodes, dtype=torch.float64)
