@@ -11,11 +11,10 @@ from torch import Tensor
 
 from robotrl.core.errors import UsageError
 from robotrl.core.paths import ASSETS
-from robotrl.core.types import ActionTerm, ObsTerm, Source
+from robotrl.core.types import ObsTerm, Source
 from robotrl.sim.sim import Sim
-from robotrl.tasks.gymnasium.motors import describe_motors
 from robotrl.tasks.gymnasium.options import rejection_sample
-from robotrl.tasks.task import Task
+from robotrl.tasks.sparse import SparseTask
 
 START_M = 0.25
 """Puck and goal start at most this far from the middle of the table along each axis, m."""
@@ -23,7 +22,7 @@ PUSHER_START_M = 0.4
 """The same for the pusher, m."""
 PUCK_TO_GOAL_M, PUCK_TO_PUSHER_M = 0.15, 0.12
 """The puck starts further than this from the goal and from the pusher, m."""
-EXPERT_SPEED_M_S = 0.25
+EXPERT_SPEED_M_S = 0.26
 EXPERT_GAIN_PER_S = 8.0
 """Of the way to where the pusher should be, to its velocity."""
 EXPERT_CIRCLE_M = 0.11
@@ -33,7 +32,7 @@ ALIGNED_M = 0.025
 
 
 @dataclass
-class PlanarPush(Task):
+class PlanarPush(SparseTask):
     """Push the puck onto the goal; the only reward is 1 there.
 
     Puck and pusher slide without friction between them, so the puck gives way to the side under every push
@@ -57,10 +56,6 @@ class PlanarPush(Task):
         """Give the goal its size."""
         spec.site("goal").size[0] = self.tolerance_m
 
-    def action_terms(self, model: mujoco.MjModel) -> tuple[ActionTerm, ...]:
-        """Velocity of the pusher along x and y."""
-        return describe_motors(super().action_terms(model), model)
-
     def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
         """Where pusher, puck and goal are, and how the first two move."""
         axes = ("x", "y")
@@ -76,10 +71,8 @@ class PlanarPush(Task):
 
     def reset(self, sim: Sim, ids: Tensor, rng: torch.Generator) -> None:
         """Draw puck, goal and pusher apart from each other and at rest."""
-        bounds = torch.tensor([START_M] * 4 + [PUSHER_START_M] * 2)
-        places = rejection_sample(
-            len(ids), tuple((-bounds).tolist()), tuple(bounds.tolist()), _apart, rng
-        )
+        high = (START_M,) * 4 + (PUSHER_START_M,) * 2
+        places = rejection_sample(len(ids), tuple(-bound for bound in high), high, _apart, rng)
         puck, goal, pusher = places.split(2, dim=1)
         sim.data("qpos")[ids] = torch.cat((puck, pusher), dim=1)
         sim.data("mocap_pos")[ids, 0, :2] = goal
@@ -104,14 +97,6 @@ class PlanarPush(Task):
     def success(self, sim: Sim) -> Tensor:
         """(N,) bool, whether the puck is on the goal."""
         return self.puck_to_goal(sim).norm(dim=1) <= self.tolerance_m
-
-    def terminated(self, sim: Sim) -> Tensor:
-        """The puck is on the goal."""
-        return self.success(sim)
-
-    def reward_terms(self, sim: Sim, action: Tensor) -> dict[str, Tensor]:
-        """1 when the puck is on the goal."""
-        return {"on_goal": self.success(sim).double()}
 
     def expert(self, sim: Sim) -> Tensor:
         """Go round behind the puck, then push it along the line to the goal."""

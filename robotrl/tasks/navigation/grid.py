@@ -15,7 +15,7 @@ class Grid:
     """The free cells of a maze around the origin and the ways between them.
 
     Args:
-        rows: the maze seen from above, "#" for a wall and "." for a free cell; the first row has the largest y.
+        rows: the maze seen from above, "#" for a wall, "." for a free cell; the first row has the largest y.
         cell_m: side of a cell, m.
 
     Attributes:

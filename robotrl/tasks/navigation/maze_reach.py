@@ -11,12 +11,11 @@ from torch import Tensor
 
 from robotrl.core.errors import UsageError
 from robotrl.core.paths import ASSETS
-from robotrl.core.types import ActionTerm, ObsTerm
+from robotrl.core.types import ObsTerm
 from robotrl.sim.sim import Sim
 from robotrl.tasks.control_suite.randomizers import uniform
-from robotrl.tasks.gymnasium.motors import describe_motors
 from robotrl.tasks.navigation.grid import Grid
-from robotrl.tasks.task import Task
+from robotrl.tasks.sparse import SparseTask
 
 MAZE = Grid(
     (
@@ -43,7 +42,7 @@ ALIGNED_M = 0.05
 
 
 @dataclass
-class MazeReach(Task):
+class MazeReach(SparseTask):
     """Reach a goal in another part of the maze; the only reward is 1 there.
 
     The demonstrator follows a shortest way over the centres of the cells, at little more than half of the
@@ -77,10 +76,6 @@ class MazeReach(Task):
                 rgba=[0.35, 0.4, 0.5, 1.0],
             )
         spec.site("goal").size[0] = self.goal_radius_m
-
-    def action_terms(self, model: mujoco.MjModel) -> tuple[ActionTerm, ...]:
-        """Forces along x and y."""
-        return describe_motors(super().action_terms(model), model)
 
     def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
         """Position and velocity of the point, and where the goal is; the walls are not observed."""
@@ -116,14 +111,6 @@ class MazeReach(Task):
         to_goal = sim.data("mocap_pos")[:, 0, :2] - sim.data("qpos")
         return to_goal.norm(dim=1) <= self.goal_radius_m
 
-    def terminated(self, sim: Sim) -> Tensor:
-        """The goal was reached."""
-        return self.success(sim)
-
-    def reward_terms(self, sim: Sim, action: Tensor) -> dict[str, Tensor]:
-        """1 at the goal."""
-        return {"reached": self.success(sim).double()}
-
     def expert(self, sim: Sim) -> Tensor:
         """Head for the next cell once on the line to it, for the middle of this cell before."""
         position, velocity = sim.data("qpos"), sim.data("qvel")
@@ -138,8 +125,8 @@ class MazeReach(Task):
     def waypoint(self, position: Tensor, goal: Tensor) -> Tensor:
         """(N, 2) where the demonstrator heads from (N, 2) positions to (N, 2) goals, m."""
         cell, goal_cell = MAZE.cell_of(position), MAZE.cell_of(goal)
-        following = MAZE.towards[cell, goal_cell]
-        here, there = MAZE.centers_m[cell], MAZE.centers_m[following]
+        centers, towards = MAZE.centers_m.to(position), MAZE.towards.to(position.device)
+        here, there = centers[cell], centers[towards[cell, goal_cell]]
         across = ((position - here) * (here == there)).abs().amax(1)
         waypoint = torch.where((across <= ALIGNED_M).unsqueeze(1), there, here)
         return torch.where((cell == goal_cell).unsqueeze(1), goal, waypoint)
