@@ -89,11 +89,13 @@ def figures(run: RunFolder, task: str, method: str, args: argparse.Namespace) ->
 
 
 def compare(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Difference of the online returns of every method to the reference preset, where both ran."""
+    """Difference of the online returns of every method to the reference preset, where both ran as long."""
     rng = np.random.default_rng(0)
     rows = []
-    for task in dict.fromkeys(piece["task"] for piece in pieces):
-        mine = {piece["method"]: piece for piece in pieces if piece["task"] == task}
+    lengths = dict.fromkeys((piece["task"], piece["steps_per_stream"]) for piece in pieces)
+    for task, steps in lengths:
+        chosen = [p for p in pieces if (p["task"], p["steps_per_stream"]) == (task, steps)]
+        mine = {piece["method"]: piece for piece in chosen}
         if "reference" not in mine:
             continue
         base = np.array(mine["reference"]["online"]["streams"])
@@ -110,6 +112,7 @@ def compare(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 {
                     "task": task,
                     "method": method,
+                    "steps_per_stream": steps,
                     "difference": float(values.mean() - base.mean()),
                     "interval": [float(low), float(high)],
                 }
@@ -118,7 +121,7 @@ def compare(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(pieces: list[dict[str, Any]], path: Path) -> None:
-    """Draw the mean online return over the training, one panel per task."""
+    """Draw the mean online return over the training, one panel per task, of the longest pieces."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -130,7 +133,10 @@ def draw(pieces: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False)
     colors = dict(zip(METHODS, plt.cm.tab10.colors, strict=False))
     for axis, task in zip(axes.flat, tasks, strict=False):
-        for piece in (piece for piece in pieces if piece["task"] == task):
+        longest = max(piece["steps_per_stream"] for piece in pieces if piece["task"] == task)
+        for piece in pieces:
+            if (piece["task"], piece["steps_per_stream"]) != (task, longest):
+                continue
             curve = np.array(piece["curve"], dtype=float)
             steps = (np.arange(len(curve)) + 0.5) / len(curve) * piece["steps_per_stream"]
             label = f"{piece['method']} ({piece['num_streams']})"
@@ -182,7 +188,8 @@ def main() -> None:
     for row in compare(document["pieces"]):
         low, high = row["interval"]
         print(
-            f"{row['task']:18s} {row['method']:22s} - reference: {row['difference']:+8.1f} "
+            f"{row['task']:18s} {row['method']:22s} - reference at {row['steps_per_stream']:,}: "
+            f"{row['difference']:+8.1f} "
             f"({low:+.1f} to {high:+.1f})"
         )
 
