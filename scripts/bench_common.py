@@ -54,12 +54,15 @@ def trained(folder: Path, last_file: str, *words: str) -> Path:
         *words: as of `robotrl train`, for a run that is not there yet.
     """
     import robotrl
+    from robotrl.training.run_folder import RunFolder
     from robotrl.training.train import resume
 
-    started = sorted(folder.rglob("config.yaml"))
+    runs = [file.parent for file in sorted(folder.rglob("config.yaml"))]
+    # one that was stopped before its first checkpoint has nothing to go on from
+    started = [run for run in runs if RunFolder(run).checkpoints()]
     if not started:
         return robotrl.train(None, *words, f"runs_dir={folder}", show_progress=False)
-    run = started[-1].parent
+    run = started[-1]
     return run if (run / last_file).is_file() else resume(run, show_progress=False)
 
 

@@ -15,12 +15,25 @@ import json
 import statistics
 from typing import Any
 
+import yaml
 from bench_common import RESULTS, provenance, summarize_ratios, write_json
 from bench_sim import measure_cell
 
 from robotrl.core.catalog import available
+from robotrl.core.paths import CONFIGS
 
 OUT = RESULTS / "bench_envpool.json"
+SUITES = ("robotrl.tasks.control_suite.", "robotrl.tasks.gymnasium.")
+
+
+def tasks_of_both() -> list[str]:
+    """Return the names of the tasks that come from dm_control and Gymnasium, as EnvPool's do."""
+    files = {name: CONFIGS / "task" / f"{name}.yaml" for name in available("task")}
+    return [
+        name
+        for name, file in files.items()
+        if yaml.safe_load(file.read_text())["_target_"].startswith(SUITES)
+    ]
 
 
 def compare(task: str, num_envs: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -47,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tasks", nargs="+", default=list(available("task")))
+    parser.add_argument("--tasks", nargs="+", default=tasks_of_both())
     parser.add_argument("--envs", nargs="+", type=int, default=[16, 256, 1024])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sample-s", type=float, default=0.3, help="length of a sample, s")

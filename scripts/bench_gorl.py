@@ -86,7 +86,8 @@ def summarize(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
         mine = [piece for piece in pieces if (piece["method"], piece["steps"]) == (method, steps)]
         row: dict[str, Any] = {"method": method, "steps": steps, "seeds": [p["seed"] for p in mine]}
         for name in ("eval", "online"):
-            values = [piece[name] for piece in mine]
+            # null where a run was too short for an episode
+            values = np.array([piece[name] for piece in mine], dtype=float)
             row[name] = {"mean": float(np.mean(values)), "interval": interval_of_mean(values)}
         rows.append(row)
     return rows

@@ -311,3 +311,9 @@ def test_humanoids_resume_bit_for_bit_and_share_a_task(cls):
 def test_impossible_options(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+def test_velocity_servos_are_commanded_in_radians_per_second():
+    servo = Actuator(kind=Kind.VELOCITY, kd=2.0, command_range=(-1.0, 1.0), names="")
+    task = Pusher(realism=Realism(actuators={"servo": servo}))
+    assert {term.unit for term in task.action_terms(task.build_model())} == {"rad/s"}

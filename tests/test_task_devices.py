@@ -67,3 +67,5 @@ def test_task_mixes_no_devices(name: str) -> None:
     task.reward_terms(sim, ctrl)
     task.terminated(sim)
     task.success(sim)
+    command = task.expert(sim)
+    assert command is None or (command.device, command.shape) == (META, ctrl.shape)
