@@ -11,13 +11,15 @@ import onnxruntime
 import pytest
 import torch
 from bundles import CHECKS, failed
-from generative_bundles import CASES, exporter, make
+from generative_bundles import CASES, TASK, exporter, make
 from test_verify import forge
 
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.bundle import Bundle
 from robotrl.export.noise import SettledNoise
 from robotrl.export.verify import verify_bundle
+from robotrl.policies.gaussian import GaussianPolicy
+from robotrl.policies.latent import LatentPolicy
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +127,20 @@ def test_noise_is_drawn_again_where_two_candidates_are_worth_the_same():
 
     noise = SettledNoise(Jump(), torch.Generator().manual_seed(0)).draw(torch.zeros(3, 1))
     assert noise.squeeze(1).tolist() == pytest.approx([-0.5, 0.3, -0.5])
+
+
+def test_composites_take_the_steps_that_are_in_them():
+    specs = TASK.specs(TASK.build_model())
+    encoder = GaussianPolicy(specs, GaussianPolicy.config_class(hidden=[8]), torch.Generator().manual_seed(0))
+    latent, decoder = LatentPolicy(encoder, make("flow", 1)), make("flow", 1)
+    for policy in (latent, make("fql", 1)):  # the decoder is not in use yet, the flow never decides
+        assert policy.sampling_steps is None
+        with pytest.raises(UsageError, match="has no denoising steps"):
+            policy.set_sampling_steps(5)
+    latent.adopt(decoder)
+    flat = torch.randn(3, latent.obs_dim, generator=torch.Generator().manual_seed(1))
+    for policy in (latent, make("qc", 4), make("residual", 4), make("dsrl", 4)):
+        noise = policy.draw_noise((3,), torch.Generator().manual_seed(2))
+        before = policy(flat, noise)
+        policy.set_sampling_steps(5)
+        assert policy.sampling_steps == 5 and not torch.equal(policy(flat, noise), before)

@@ -34,6 +34,18 @@ class LatentPolicy(StochasticPolicy):
         self.decoder.load_state_dict(decoder.state_dict())
         self.decodes = True
 
+    @property
+    def sampling_steps(self) -> int | None:
+        """Of the decoder, None until it is in use."""
+        return self.decoder.sampling_steps if self.decodes else None
+
+    def set_sampling_steps(self, count: int) -> None:
+        """Let the decoder decode in `count` denoising steps, see `Policy`."""
+        if self.decodes:
+            self.decoder.set_sampling_steps(count)
+        else:
+            super().set_sampling_steps(count)
+
     def head(self, features: Tensor) -> ActionDistribution:
         """pi(z | s) for observations (B, D), normalised by the encoder's statistics."""
         return self.encoder.head(features)
