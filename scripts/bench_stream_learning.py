@@ -37,6 +37,8 @@ METHODS = {
     "intentional_reference": REFERENCE,
     "adam": ["algorithm.rule=adam"],
     "sgd": ["algorithm.rule=sgd"],
+    "stream_sac": ["algorithm=stream_sac"],
+    "stream_dac": ["algorithm=stream_dac"],
 }  # fmt: skip
 TASKS = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "cheetah_run", "walker_run"]
 
