@@ -12,9 +12,13 @@ from test_off_policy import SPECS, random_batch, rng
 from robotrl.algorithms.off_policy.bc import BC, BCConfig
 from robotrl.algorithms.off_policy.dsrl import DSRL, DSRLConfig
 from robotrl.algorithms.off_policy.residual import Residual, ResidualConfig
+from robotrl.compose import compose, compose_task
 from robotrl.core.errors import UsageError
 from robotrl.policies.diffusion import DiffusionConfig, DiffusionPolicy, Sampler
 from robotrl.policies.flow import FlowConfig, FlowPolicy
+from robotrl.training.collect import CollectOptions, collect
+from robotrl.training.restore import load_policy_and_config
+from robotrl.training.train import train
 
 SMALL = {"hidden": [16], "learning_rate": 1e-2, "tau": 0.1}
 CASES = {
@@ -104,6 +108,40 @@ def test_only_a_base_that_one_noise_decides_can_be_steered():
         DSRL.make_policy(SPECS, diffusion(), DSRLConfig(), rng())
     ddim = DiffusionConfig(hidden=[16], time_dim=8, steps=4, sampler=Sampler.DDIM)
     assert DSRL.make_policy(SPECS, DiffusionPolicy(SPECS, ddim, rng()), DSRLConfig(), rng()).noise_dim == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_without_a_trained_policy_is_refused_before_it_starts(name, tmp_path):
+    words = [f"algorithm={name}", "task=pendulum_swingup", "num_envs=2", f"runs_dir={tmp_path / 'runs'}"]
+    with pytest.raises(UsageError, match="give its run folder"):
+        train(compose(words), show_progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_pretrained_policy_is_started_from_and_improved(tmp_path):
+    tiny = ["task=pendulum_swingup", "num_envs=2", "export=false", "eval_episodes=2", f"runs_dir={tmp_path}"]
+    data = ["task.episode_length_s=0.4", "policy.hidden=[8]", "policy.steps=2"]
+    folder, _ = collect(
+        CollectOptions("random", episodes=2, out=str(tmp_path / "random-v0")),
+        compose_task("pendulum_swingup", {"episode_length_s": 0.4}),
+        "pendulum_swingup",
+        show_progress=False,
+    )
+    imitate = [
+        "algorithm=bc",
+        "policy=flow",
+        f"data={folder}",
+        "total_steps=0",
+        "algorithm.offline_updates=3",
+    ]
+    run = train(compose([*tiny, *data, *imitate]), show_progress=False)
+    words = [f"algorithm.init_from={run}", "algorithm.learning_starts=20", "algorithm.batch_size=8"]
+    steer = ["algorithm=dsrl", *words, "total_steps=40", "task.episode_length_s=0.4"]
+    steered = train(compose([*tiny, *steer]), show_progress=False)
+    theirs, mine = load_policy_and_config(run)[0], load_policy_and_config(steered)[0].base
+    assert theirs.normalizer.count > 0
+    for name, values in theirs.state_dict().items():
+        assert torch.equal(mine.state_dict()[name], values)
 
 
 def test_the_residual_comes_into_use_step_by_step():

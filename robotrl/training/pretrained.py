@@ -39,10 +39,16 @@ def start_from_origin(config: TrainConfig, algorithm: ReplayLearner) -> None:
     """Give an algorithm the policy of the run that it starts from, if there is one.
 
     Raises:
-        UsageError: the policy there is of another kind, or of another task.
+        UsageError: the policy there is of another kind, or of another task, or none is given to a method
+            that needs one.
         RobotrlError: the run has no checkpoint, or a damaged one.
     """
     if algorithm.config.init_from is None:
+        if algorithm.needs_origin:
+            raise UsageError(
+                f"{config.algorithm_class.__name__} improves a policy that was trained before: give its run "
+                "folder as algorithm.init_from=RUN"
+            )
         return
     policy, source = load_policy_and_config(Path(algorithm.config.init_from))
     if policy.specs != algorithm.specs:

@@ -74,6 +74,7 @@ class DSRL(OffPolicyAlgorithm):
 
     config_class: ClassVar[type] = DSRLConfig
     default_policy: ClassVar[type[Policy]] = FlowPolicy
+    needs_origin: ClassVar[bool] = True
 
     policy: SteeredPolicy
     config: DSRLConfig

@@ -19,9 +19,14 @@ from robotrl.policies.policy import Policy
 
 
 class ReplayLearner(Algorithm):
-    """Learns from batches of transitions, wherever they come from."""
+    """Learns from batches of transitions, wherever they come from.
+
+    Attributes:
+        needs_origin: whether it improves a policy that must have been trained before (`config.init_from`).
+    """
 
     loop: ClassVar[str] = "off_policy"
+    needs_origin: ClassVar[bool] = False
     default_num_envs: ClassVar[int] = 1
 
     def __init__(self, specs: Specs, policy: Policy, config: ReplayConfig, rng: torch.Generator) -> None:
