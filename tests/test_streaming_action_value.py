@@ -97,7 +97,7 @@ def test_every_rule_is_the_formula(rule: Rule, kind: str) -> None:
     check(dataclasses.replace(config, rule=rule, actor_rule=rule), actor, 150)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["s2ac", "sdac"])
 def test_it_stays_exact_over_thousands_of_steps(kind: str) -> None:
     config, actor = KINDS[kind]
     check(dataclasses.replace(config, actor_rest_steps=100), actor, 2000)
