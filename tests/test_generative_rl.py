@@ -19,7 +19,12 @@ from robotrl.data.replay import Transitions
 from robotrl.policies.deterministic import DeterministicConfig, DeterministicPolicy
 from robotrl.policies.diffusion import DiffusionConfig, DiffusionPolicy
 from robotrl.policies.flow import FlowConfig, FlowPolicy
-from robotrl.policies.gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
+from robotrl.policies.gaussian import (
+    GaussianConfig,
+    GaussianPolicy,
+    SquashedGaussianConfig,
+    SquashedGaussianPolicy,
+)
 
 SMALL = {"hidden": [16, 16], "learning_rate": 1e-2, "tau": 0.1}
 
@@ -37,6 +42,10 @@ def gaussian() -> SquashedGaussianPolicy:
     return SquashedGaussianPolicy(SPECS, SquashedGaussianConfig(hidden=[16], normalize_obs=False), rng(0))
 
 
+def unsquashed() -> GaussianPolicy:
+    return GaussianPolicy(SPECS, GaussianConfig(hidden=[16], normalize_obs=False), rng(0))
+
+
 def make(algorithm, base, config: OffPolicyConfig):
     return algorithm(SPECS, algorithm.make_policy(SPECS, base, config, rng(1)), config, rng(2))
 
@@ -52,7 +61,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("base", [flow, diffusion, gaussian], ids=["flow", "diffusion", "gaussian"])
+@pytest.mark.parametrize("base", [flow, diffusion, gaussian, unsquashed])
 def test_state_round_trip_continues_bit_for_bit(name, base):
     algorithm, config = CASES[name]
     if algorithm is FQL and base is not flow:
@@ -205,6 +214,33 @@ def test_the_released_temperature_runs_away_and_the_corrected_one_does_not(prese
         algorithm.update(bandit_batch(g, 32))
     grown = algorithm.edits.temperature.alpha / 0.05
     assert (grown < 1.0) if bounded else grown > math.exp(0.8 * 500 * 3e-3)
+
+
+def test_the_released_form_acts_within_the_actuators_limits():
+    """Its edited candidates are not cut, what it sends to the actuators has to be."""
+    config = EXPOConfig(
+        **SMALL, num_critics=4, num_samples=2, num_edits=2, edit_scale=2.0, preset=Preset.RELEASED
+    )
+    algorithm = make(EXPO, flow(), config)
+    obs = {"policy": torch.randn(64, 3, generator=rng(1))}
+    features = algorithm.policy_features(obs)
+    noise = algorithm.policy.draw_noise((64,), rng(2))
+    assert algorithm.policy.improve(features, noise).action.abs().max() > 1.0
+    assert algorithm.policy(obs["policy"], noise).abs().max() == 1.0
+    assert algorithm.act(obs).abs().max() == 1.0
+
+
+def test_a_temperature_draws_candidates_by_the_softmax_of_their_values():
+    algorithm = make(QC, flow(), QCConfig(**SMALL, num_samples=3, temperature=0.5))
+    policy, obs = algorithm.policy, {"policy": torch.zeros(20_000, 3)}
+    policy.score = lambda features, candidates: torch.tensor([0.0, 0.5, 1.0]).expand(len(features), 3)
+    drawn = policy.act(obs, rng=rng(3))
+    # the same noise again shows which candidate each was
+    candidates = policy.propose(obs["policy"], policy.draw_noise((20_000,), rng(3)))
+    shares = [(drawn == candidates[:, k]).all(1).float().mean() for k in range(3)]
+    weights = torch.tensor([1.0, math.e, math.e**2])
+    torch.testing.assert_close(torch.stack(shares), weights / weights.sum(), rtol=0, atol=0.015)
+    assert torch.equal(policy.act(obs, deterministic=True, rng=rng(3)), candidates[:, 2])
 
 
 def test_a_policy_that_cannot_propose_is_refused():

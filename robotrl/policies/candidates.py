@@ -113,19 +113,20 @@ class CandidatePolicy(CompositePolicy):
         return Choice(candidates, values, _pick(candidates, values.argmax(1)))
 
     def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Return the best candidate, (B, h A)."""
+        """Return the best candidate, (B, h A), cut to [-1, 1] where its edit was not."""
         assert noise is not None
-        return self.improve(self.normalize(flat), noise).action
+        return self.improve(self.normalize(flat), noise).action.clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def act(self, obs: Obs, deterministic: bool = False, rng: torch.Generator | None = None) -> Tensor:
         """Return the best candidate or, exploring with a temperature, one drawn by softmax of its value."""
         features = self.normalize(self.flatten(obs))
         choice = self.improve(features, self.draw_noise((len(features),), rng))
-        if deterministic or not self.temperature:
-            return choice.action
-        weights = (choice.values / self.temperature).softmax(1)
-        return _pick(choice.candidates, torch.multinomial(weights, 1, generator=rng).squeeze(1))
+        action = choice.action
+        if self.temperature and not deterministic:
+            weights = (choice.values / self.temperature).softmax(1)
+            action = _pick(choice.candidates, torch.multinomial(weights, 1, generator=rng).squeeze(1))
+        return action.clamp(-1.0, 1.0)
 
 
 def _pick(candidates: Tensor, index: Tensor) -> Tensor:

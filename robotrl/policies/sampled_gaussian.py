@@ -58,7 +58,7 @@ def proposer(policy: Policy, algorithm: str) -> Policy:
     Raises:
         UsageError: it cannot.
     """
-    if isinstance(policy, SquashedGaussianPolicy):
+    if isinstance(policy, GaussianPolicy | SquashedGaussianPolicy):
         return SampledGaussian(policy)
     require(policy, (HasBcLoss, HasLatent), algorithm)
     return policy

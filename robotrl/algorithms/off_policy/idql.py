@@ -44,11 +44,14 @@ class IDQLConfig(OffPolicyConfig):
     """tau of the value's loss; in (0, 1), towards 1 for the best action in the data."""
     num_samples: int = 64
     """N, samples of the policy per decision; >= 1."""
+    temperature: float = 0.0
+    """Of the softmax of values by which an exploring action is drawn; >= 0, and 0 takes the best."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.within(self, "(0, 1)", "expectile")
         checks.at_least(self, 1, "num_samples")
+        checks.at_least(self, 0, "temperature")
 
 
 class IDQL(OffPolicyAlgorithm):
@@ -67,7 +70,14 @@ class IDQL(OffPolicyAlgorithm):
         """Put the critics around the policy that imitates."""
         base = proposer(base, cls.__name__)
         critics = make_critics(base.obs_dim, base.chunk_dim, config, rng)
-        return CandidatePolicy(base, critics, config.target_aggregate, config.pessimism, config.num_samples)
+        return CandidatePolicy(
+            base,
+            critics,
+            config.target_aggregate,
+            config.pessimism,
+            config.num_samples,
+            temperature=config.temperature,
+        )
 
     def __init__(
         self, specs: Specs, policy: CandidatePolicy, config: IDQLConfig, rng: torch.Generator

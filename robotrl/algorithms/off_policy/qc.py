@@ -45,6 +45,8 @@ class QCConfig(OffPolicyConfig):
 
     num_samples: int = 32
     """N, samples of the policy per decision; >= 1."""
+    temperature: float = 0.0
+    """Of the softmax of values by which an exploring action is drawn; >= 0, and 0 takes the best."""
     offline_fraction: float | None = None
     """Share of `data` in each batch once there is experience, in [0, 1]; null: all is one buffer."""
     target_aggregate: Aggregate = Aggregate.MEAN
@@ -57,6 +59,7 @@ class QCConfig(OffPolicyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.at_least(self, 1, "num_samples")
+        checks.at_least(self, 0, "temperature")
 
 
 class QC(OffPolicyAlgorithm):
@@ -75,7 +78,14 @@ class QC(OffPolicyAlgorithm):
         """Put the critics around the policy that imitates."""
         base = proposer(base, cls.__name__)
         critics = make_critics(base.obs_dim, base.chunk_dim, config, rng)
-        return CandidatePolicy(base, critics, config.target_aggregate, config.pessimism, config.num_samples)
+        return CandidatePolicy(
+            base,
+            critics,
+            config.target_aggregate,
+            config.pessimism,
+            config.num_samples,
+            temperature=config.temperature,
+        )
 
     def __init__(self, specs: Specs, policy: CandidatePolicy, config: QCConfig, rng: torch.Generator) -> None:
         super().__init__(specs, policy, config, rng, Critic(policy.critics, config))
