@@ -20,7 +20,8 @@ from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask, make_env
 from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
-from robotrl.training.playback import deterministic, own_task
+from robotrl.training.controller import deterministic
+from robotrl.training.playback import own_task
 from robotrl.training.run_folder import RunFolder, steps_of, write_json
 from robotrl.training.video import chosen_grid, record_video
 

@@ -21,8 +21,9 @@ from robotrl.export.description import input_terms, output_terms, rebuild_task
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.rendering import has_screen
 from robotrl.tasks.task import Task
+from robotrl.training.controller import Controller, deterministic
 from robotrl.training.failures import FailureRecording
-from robotrl.training.playback import Controller, Playback, deterministic, own_task
+from robotrl.training.playback import Playback, own_task
 from robotrl.training.replay import Replay, record_replay
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.video import check_video_path, chosen_grid, record_video
