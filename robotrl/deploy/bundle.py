@@ -104,7 +104,8 @@ class Bundle:
         Raises:
             UsageError: wrong shape, noise that is missing or not asked for, or a value that is not
                 finite as float32.
-            RobotrlError: the network returned a value that is not finite, or outside its limits.
+            RobotrlError: the network does not run, or returned a value that is not finite or outside its
+                limits.
         """
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
             flat = np.asarray(observation, dtype=np.float32)
@@ -120,7 +121,10 @@ class Bundle:
         feeds = {"obs": np.atleast_2d(flat)}
         if self.contract.noise_dim or noise is not None:
             feeds["noise"] = np.atleast_2d(self._noise(noise, flat.shape[:-1]))
-        action = self._session.run(None, feeds)[0]
+        try:
+            action = self._session.run(None, feeds)[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise RobotrlError(f"the network does not run: {' '.join(str(error).split())}") from error
         within = (action >= self._low) & (action <= self._high)  # False for NaN
         if not within.all():
             row, column = np.argwhere(~within)[0]
@@ -218,7 +222,10 @@ def _session(file: Path, raw: bytes) -> onnxruntime.InferenceSession:
 
 def _check_session(path: Path, session: onnxruntime.InferenceSession, contract: Contract) -> None:
     """Compare the network's own description with the contract."""
-    inside = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    try:
+        inside = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError as error:
+        raise RobotrlError(f"the contract inside {path / POLICY_FILE} is not text: {error}") from error
     if inside is None:
         raise RobotrlError(f"{path / POLICY_FILE} carries no robotrl contract: it is a foreign network")
     theirs = Contract.from_json(inside, f"the contract inside {path / POLICY_FILE}")
