@@ -1,4 +1,4 @@
-"""Two hundred damaged bundles, as scripts/fuzz_bundles.py makes ten thousand: refused, or within their limits."""
+"""Two hundred bundles, damaged as scripts/fuzz_bundles.py does ten thousand: refused, or within limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_damaged_bundles_are_refused_or_keep_their_limits(
     found = collections.Counter(run(sources, tmp_path, seed) for seed in range(200))
     damage = {name for name, _ in found}
     outcomes = {outcome for _, outcome in found}
-    assert len(damage) == 11 and outcomes <= {"refused", "refused a decision", "decided"}
+    assert len(damage) == 10 and outcomes <= {"refused", "refused a decision", "decided"}
     for name in ("truncate", "flip", "nest"):  # nothing of this kind may pass
         assert not any(
             count for (damaged, outcome), count in found.items() if (damaged, outcome) == (name, "decided")
