@@ -256,12 +256,19 @@ def _softmax(step: Operation, inputs: Sequence[Array | None], output: Array) -> 
     return [f"robotrl_softmax({x.name}, {', '.join(map(str, _rows(x, -1)))}, {output.name});"]
 
 
+def _for_each_left(x: Array, gone: Sequence[int], body: Callable[[list[str]], str]) -> str:
+    """Return loops over what is left of an array's dimensions; `body` gets the indices of output and array."""
+    left = [d for d in range(len(x.shape)) if d not in gone]
+    output = Array("", tuple(x.shape[d] for d in left))
+    return _nest(output.shape, [output.strides, [x.strides[d] for d in left]], body)
+
+
 def _reduce(step: Operation, inputs: Sequence[Array | None], output: Array) -> list[str]:
     x, axes = [*inputs, None][:2]
     assert x is not None
     rank = len(x.shape)
     every = range(rank) if axes is None or axes.value is None else [int(a) % rank for a in axes.value]
-    gone, kept = sorted(every), [d for d in range(rank) if d not in every]
+    gone = sorted(every)
     count = math.prod(x.shape[d] for d in gone)
     mean = f" * {literal(1.0 / count)}" if step.kind == "ReduceMean" else ""
     inner = [(x.shape[d], x.strides[d]) for d in gone]
@@ -274,16 +281,13 @@ def _reduce(step: Operation, inputs: Sequence[Array | None], output: Array) -> l
             f"{output.name}[{places[0]}] = sum{mean}; }}"
         )
 
-    sizes = [x.shape[d] for d in kept]
-    own = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
-    return [_nest(sizes, [own, [x.strides[d] for d in kept]], body)]
+    return [_for_each_left(x, gone, body)]
 
 
 def _argmax(step: Operation, inputs: Sequence[Array | None], output: Array) -> list[str]:
     (x,) = inputs
     assert x is not None
     axis = step.attributes.get("axis", 0) % len(x.shape)
-    kept = [d for d in range(len(x.shape)) if d != axis]
     stride = x.strides[axis]
 
     def body(places: list[str]) -> str:
@@ -294,9 +298,7 @@ def _argmax(step: Operation, inputs: Sequence[Array | None], output: Array) -> l
             f"{output.name}[{places[0]}] = (float)best; }}"
         )
 
-    sizes = [x.shape[d] for d in kept]
-    own = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
-    return [_nest(sizes, [own, [x.strides[d] for d in kept]], body)]
+    return [_for_each_left(x, [axis], body)]
 
 
 def _gather_elements(step: Operation, inputs: Sequence[Array | None], output: Array) -> list[str]:
