@@ -257,7 +257,7 @@ def _softmax(step: Operation, inputs: Sequence[Array | None], output: Array) -> 
 
 
 def _for_each_left(x: Array, gone: Sequence[int], body: Callable[[list[str]], str]) -> str:
-    """Return loops over what is left of an array's dimensions; `body` gets the indices of output and array."""
+    """Return loops over the dimensions left of an array; `body` gets the indices of output and array."""
     left = [d for d in range(len(x.shape)) if d not in gone]
     output = Array("", tuple(x.shape[d] for d in left))
     return _nest(output.shape, [output.strides, [x.strides[d] for d in left]], body)
