@@ -1,0 +1,293 @@
+"""What happened in every control step: the last two seconds in memory, all of it in an MCAP file.
+
+MCAP (mcap.dev) is what robot tools read. Four channels of JSON: `/signals`, `/command` and `/status` of every
+control step, `/event` of guards and changes of state. Numbers are by name, {"joint_position": {"hip": 0.1}};
+one that is not finite is null.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.files import write_aside
+from robotrl.deploy.runtime.guards import Event
+from robotrl.deploy.runtime.robots.robot import COMMAND_FIELDS, Layout
+
+RING_S = 2.0
+_WAITING = 4096
+_NUMBERS = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
+_OF_NAMES = {"type": "object", "additionalProperties": _NUMBERS}
+_SCHEMAS: dict[str, dict[str, Any]] = {
+    "/signals": _OF_NAMES,
+    "/command": _OF_NAMES,
+    "/status": {
+        "type": "object",
+        "properties": {
+            "state": {"type": "string"},
+            "age_s": {"type": ["number", "null"]},
+            "lateness_s": {"type": "number"},
+            "inference_s": {"type": "number"},
+        },
+    },
+    "/event": {
+        "type": "object",
+        "properties": {
+            "guard": {"type": "string"},
+            "what": {"type": "string"},
+            "value": {"type": ["number", "null"]},
+            "limit": {"type": ["number", "null"]},
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One control step.
+
+    Attributes:
+        time_s: on the monotonic clock.
+        state: name of the runtime's state.
+        values: (W,) numbers of the reading.
+        rows: (D, 5) command in the robot's order, None where none was sent.
+        age_s: of the oldest signal in use, s.
+        lateness_s: of the beginning of the period, s.
+        inference_s: of the policy, s; 0 where it was not asked.
+    """
+
+    time_s: float
+    state: str
+    values: np.ndarray
+    rows: np.ndarray | None
+    age_s: float
+    lateness_s: float
+    inference_s: float
+
+
+class FrameLog:
+    """Keeps the last frames, and writes all of them to a file in another thread.
+
+    Args:
+        layout: of the robot.
+        dt_s: between two frames, s.
+        path: of the file, None for no file.
+        dumps: where the frames around an event are written, numbered: `STEM-event1.mcap`.
+
+    Attributes:
+        lost: frames that the disk was too slow for.
+
+    Raises:
+        UsageError: the package mcap is missing, or something lies at `path`.
+    """
+
+    def __init__(self, layout: Layout, dt_s: float, path: Path | None, dumps: Path) -> None:
+        _import_mcap()
+        self._layout, self._dumps = layout, dumps
+        self._ring: deque[Frame] = deque(maxlen=max(1, round(RING_S / dt_s)))
+        self._num_dumps = self.lost = 0
+        self._error: OSError | None = None
+        self._file: _McapFile | None = None
+        if path is not None:
+            try:
+                self._file = _McapFile(path, layout)
+            except OSError as error:
+                raise UsageError(f"--log {path}: {error.strerror}") from error
+            self._waiting: queue.Queue[Frame | Event | None] = queue.Queue(_WAITING)
+            self._thread = threading.Thread(target=self._drain, args=(self._file,), daemon=True)
+            self._thread.start()
+
+    def add(self, frame: Frame) -> None:
+        """Take a control step."""
+        self._ring.append(frame)
+        self._put(frame)
+
+    def event(self, event: Event) -> Path:
+        """Take a guard's event and write the frames before it to a file of their own; return its path."""
+        self._put(event)
+        while True:
+            self._num_dumps += 1
+            path = self._dumps.with_name(f"{self._dumps.stem}-event{self._num_dumps}.mcap")
+            if not path.exists():
+                break
+        write_mcap(path, self._layout, [*self._ring, event])
+        return path
+
+    def close(self) -> None:
+        """Write what is left.
+
+        Raises:
+            RobotrlError: the file could not be written.
+        """
+        if self._file is not None:
+            self._waiting.put(None)
+            self._thread.join()
+            self._file = None
+            if self._error is not None:
+                raise RobotrlError(f"the log is not complete: {self._error.strerror or self._error}")
+
+    def _put(self, item: Frame | Event) -> None:
+        if self._file is not None:
+            try:
+                self._waiting.put_nowait(item)
+            except queue.Full:
+                self.lost += 1
+
+    def _drain(self, file: _McapFile) -> None:
+        try:
+            while (item := self._waiting.get()) is not None:
+                file.add(item)
+            file.close()
+        except OSError as error:
+            self._error = error
+            while self._waiting.get() is not None:
+                pass
+
+
+def write_mcap(path: Path, layout: Layout, items: Iterable[Frame | Event]) -> None:
+    """Write frames and events to a file, whole or not at all."""
+
+    def write(aside: Path) -> None:
+        file = _McapFile(aside, layout)
+        for item in items:
+            file.add(item)
+        file.close()
+
+    write_aside(path, write)
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log read back, T control steps.
+
+    Attributes:
+        times_s: (T,) seconds since the first control step.
+        states: T names of the runtime's states.
+        elements: signal name -> names of its elements.
+        signals: signal name -> (T, n).
+        commands: drive -> (T, 5), columns as `COMMAND_FIELDS`; NaN where nothing was sent.
+        events: what guards said, as in the file, with "time_s".
+    """
+
+    times_s: np.ndarray
+    states: list[str]
+    elements: dict[str, list[str]]
+    signals: dict[str, np.ndarray]
+    commands: dict[str, np.ndarray]
+    events: list[dict[str, Any]]
+
+
+def read_log(path: Path) -> Log:
+    """Read a file that `FrameLog` wrote.
+
+    Raises:
+        UsageError: the package mcap is missing, or there is no such file.
+        RobotrlError: it is not such a log.
+    """
+    mcap = _import_mcap()
+    by_topic: dict[str, list[tuple[float, dict[str, Any]]]] = {topic: [] for topic in _SCHEMAS}
+    try:
+        with open(path, "rb") as file:
+            for _, channel, message in mcap.reader.make_reader(file).iter_messages():
+                by_topic[channel.topic].append((message.log_time * 1e-9, json.loads(message.data)))
+        times_s, signals = zip(*by_topic["/signals"], strict=True)
+        states = [row["state"] for _, row in by_topic["/status"]]
+        commands = [row for _, row in by_topic["/command"]]
+        elements = {name: list(row) for name, row in signals[0].items()}
+        drives = list(dict.fromkeys(name for row in commands for name in row))
+        if not len(states) == len(commands) == len(times_s):
+            raise ValueError("channels of unequal length")
+        return Log(
+            np.array(times_s) - times_s[0],
+            states,
+            elements,
+            {name: _rows([row[name] for row in signals], names) for name, names in elements.items()},
+            {name: _rows([row.get(name, {}) for row in commands], COMMAND_FIELDS) for name in drives},
+            [row | {"time_s": time_s - times_s[0]} for time_s, row in by_topic["/event"]],
+        )
+    except FileNotFoundError as error:
+        raise UsageError(f"log {path} does not exist") from error
+    except (OSError, ValueError, KeyError, TypeError, mcap.exceptions.McapError) as error:
+        raise RobotrlError(f"{path} is not a log of `robotrl deploy`: {error!r}") from error
+
+
+def _rows(rows: list[dict[str, float | None]], names: Iterable[str]) -> np.ndarray:
+    """Return (T, n) float64; what is null or missing is NaN."""
+    names = list(names)
+    return np.array([[row.get(name) for name in names] for row in rows], dtype=np.float64)
+
+
+class _McapFile:
+    """A file being written, frame by frame; it must not exist."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        mcap = _import_mcap()
+        self._layout = layout
+        self._stream = open(path, "xb")  # noqa: SIM115 - closed by `close`
+        self._writer = mcap.writer.Writer(self._stream)
+        self._writer.start(profile="", library="robotrl")
+        self._channels = {}
+        for topic, schema in _SCHEMAS.items():
+            schema_id = self._writer.register_schema(topic.strip("/"), "jsonschema", json.dumps(schema).encode())
+            self._channels[topic] = self._writer.register_channel(topic, "json", schema_id)
+
+    def add(self, item: Frame | Event) -> None:
+        """Write a control step or an event."""
+        if isinstance(item, Event):
+            named = {"guard": item.guard, "what": item.what, "value": item.value, "limit": item.limit}
+            self._write("/event", item.time_s, {k: _number(v) if isinstance(v, float | int) else v for k, v in named.items()})
+            return
+        values = list(map(_number, item.values.tolist()))
+        signals, start = {}, 0
+        for signal in self._layout.signals:
+            end = start + len(signal.elements)
+            signals[signal.name] = dict(zip(signal.elements, values[start:end], strict=True))
+            start = end
+        self._write("/signals", item.time_s, signals)
+        rows = [] if item.rows is None else item.rows.tolist()
+        command = {
+            drive: dict(zip(COMMAND_FIELDS, map(_number, row), strict=True))
+            for drive, row in zip(self._layout.drives, rows, strict=False)
+        }
+        self._write("/command", item.time_s, command)
+        status = {"state": item.state, "age_s": _number(item.age_s), "lateness_s": item.lateness_s}
+        self._write("/status", item.time_s, status | {"inference_s": item.inference_s})
+
+    def close(self) -> None:
+        """Write the index and close."""
+        self._writer.finish()
+        self._stream.close()
+
+    def _write(self, topic: str, time_s: float, data: dict[str, Any]) -> None:
+        stamp_ns = round((time_s + _WALL_CLOCK_S) * 1e9)
+        message = json.dumps(data, allow_nan=False).encode()
+        self._writer.add_message(self._channels[topic], stamp_ns, message, stamp_ns)
+
+
+# from the monotonic clock to that of the calendar, once: a log must not jump with it
+_WALL_CLOCK_S = time.time() - time.monotonic()
+
+
+def _number(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None  # False for NaN
+
+
+def _import_mcap() -> Any:
+    try:
+        import mcap
+        import mcap.exceptions
+        import mcap.reader
+        import mcap.writer
+    except ImportError as error:
+        raise UsageError('logs need the package mcap: pip install "robotrl[deploy]"') from error
+    return mcap
