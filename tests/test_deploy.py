@@ -26,7 +26,7 @@ GAIN = np.array([[1.0, 0.0], [-2.0, 0.5], [0.25, 0.0], [0.0, 3.0]], dtype=np.flo
 def contract(**changes: object) -> Contract:
     def term(name: str, unit: str, start: int, elements: tuple[str, ...] = ()) -> InputTerm:
         size = max(1, len(elements))
-        return InputTerm("policy", name, unit, (size,), None, None, elements, "sensor", 1.0, start)
+        return InputTerm("policy", name, unit, (size,), None, None, elements, "sensor", 1.0, start, name, 0)
 
     made = Contract(
         schema=SCHEMA,
@@ -50,6 +50,8 @@ def contract(**changes: object) -> Contract:
         atol=1e-5,
         golden_sha256="",
         policy_sha256=None,
+        files={},
+        robot=None,
         training={},
     )
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
@@ -127,7 +129,7 @@ def test_wrong_terms_are_refused(folder: Path, terms: dict[str, object], message
 def test_terms_that_share_a_name_are_told_apart_by_group(tmp_path: Path) -> None:
     made = contract()
     first, *rest, last = made.inputs
-    last = dataclasses.replace(last, group="foot", name="angle")
+    last = dataclasses.replace(last, group="foot", name="angle", of="angle")
     bundle = Bundle.load(write(tmp_path / "b", dataclasses.replace(made, inputs=(first, *rest, last))))
     flat = bundle.observation({"foot/angle": 4.0, "policy/angle": 1.0, "rate": [2.0, 3.0]})
     np.testing.assert_array_equal(flat, [1.0, 2.0, 3.0, 4.0])
@@ -192,7 +194,7 @@ def edited(**changes: object) -> str:
     [
         ("{", "not valid JSON"),
         ("[]", "has schema None"),
-        (edited(schema="robotrl.bundle/3"), "has schema 'robotrl.bundle/3'.*reads 'robotrl.bundle/2'"),
+        (edited(schema="robotrl.bundle/4"), "has schema 'robotrl.bundle/4'.*reads 'robotrl.bundle/3'"),
         (edited(horizon=0), "horizon must be at least 1, got 0"),
         (edited(horizon=1.5), "horizon: expected int, got 1.5"),
         (edited(atol=float("nan")), "NaN is not a JSON number"),

@@ -125,8 +125,10 @@ def test_a_bundle_of_the_first_schema_still_runs(tmp_path):
 
     def first(text: str) -> str:
         old = json.loads(text) | {"schema": "robotrl.bundle/1"}
-        for name in ("horizon", "noise_dim", "sampling_steps"):
+        for name in ("horizon", "noise_dim", "sampling_steps", "robot", "files"):
             del old[name]
+        for term in old["inputs"]:
+            del term["of"], term["age_steps"]
         return json.dumps(old)
 
     model = onnx.load(folder / "policy.onnx")

@@ -12,7 +12,14 @@ import numpy as np
 import onnxruntime
 
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
-from robotrl.deploy.contract import CONTRACT_FILE, GOLDEN_FILE, METADATA_KEY, POLICY_FILE, Contract
+from robotrl.deploy.contract import (
+    CONTRACT_FILE,
+    FURTHER_FILES,
+    GOLDEN_FILE,
+    METADATA_KEY,
+    POLICY_FILE,
+    Contract,
+)
 from robotrl.deploy.recordings import read_golden
 
 
@@ -70,6 +77,9 @@ class Bundle:
         contract = Contract.from_json(text, str(path / CONTRACT_FILE))
         _check_hash(path / POLICY_FILE, raw[POLICY_FILE], contract.policy_sha256)
         _check_hash(path / GOLDEN_FILE, raw[GOLDEN_FILE], contract.golden_sha256)
+        for name in FURTHER_FILES:  # a robot needs none of them
+            if (path / name).exists():
+                _check_hash(path / name, _read(path, name), contract.files.get(name))
         session = _session(path / POLICY_FILE, raw[POLICY_FILE])
         _check_session(path, session, contract)
         golden = read_golden(path / GOLDEN_FILE, raw[GOLDEN_FILE], contract)
@@ -224,7 +234,7 @@ def _check_session(path: Path, session: onnxruntime.InferenceSession, contract: 
     if inside is None:
         raise RobotrlError(f"{path / POLICY_FILE} carries no robotrl contract: it is a foreign network")
     theirs = Contract.from_json(inside, f"the contract inside {path / POLICY_FILE}")
-    ours = dataclasses.replace(contract, policy_sha256=None)
+    ours = contract.inside()
     differing = [
         field.name
         for field in dataclasses.fields(Contract)

@@ -22,6 +22,7 @@ from robotrl.core.git import git_state
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.contract import CONTRACT_FILE, FILES, GOLDEN_FILE, POLICY_FILE, SCHEMA, Contract
 from robotrl.envs.env import AnyTask, specs_of
+from robotrl.envs.foreign.task import ForeignTask
 from robotrl.export.description import (
     describe_physics,
     describe_task,
@@ -31,6 +32,7 @@ from robotrl.export.description import (
 )
 from robotrl.export.golden import record
 from robotrl.export.network import to_onnx
+from robotrl.export.robot import describe_robot
 from robotrl.policies.policy import Policy
 
 ATOL = 1e-5
@@ -92,6 +94,8 @@ def export_policy(
         atol=ATOL,
         golden_sha256=hashlib.sha256(golden.getvalue()).hexdigest(),
         policy_sha256=None,
+        files={},
+        robot=None if isinstance(task, ForeignTask) else describe_robot(task, policy.specs),
         training=dict(provenance),
     )
     network = to_onnx(policy, contract.to_json())
