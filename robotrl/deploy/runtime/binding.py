@@ -100,7 +100,9 @@ def bind(contract: Contract, body: Body, layout: Layout) -> Binding:
     drives = np.array([layout.drives.index(action) for action in actions], dtype=np.intp)
     if list(drives) != list(range(len(drives))):
         moved.append(("drives", " ".join(actions), " ".join(layout.drives)))
-    inputs = [find(term.of, term.unit, element_names(term), "which the policy takes") for term in contract.inputs]
+    inputs = [
+        find(term.of, term.unit, element_names(term), "which the policy takes") for term in contract.inputs
+    ]
     used = {term.of for term in contract.inputs} | ({JOINT_POSITION, JOINT_VELOCITY} if joints else set())
     if gravity is not None:
         used.add(GRAVITY)

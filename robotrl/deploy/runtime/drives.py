@@ -57,15 +57,19 @@ class Drives:
         self._position, self._velocity = modes == "position", modes == "velocity"
         self._effort, self._other = modes == "effort", modes == "other"
         # rows of joints; those of "other" drives are never looked at
-        self._joint = np.array([names.index(d.joint) if d.joint is not None else 0 for d in drives], dtype=np.intp)
+        self._joint = np.array(
+            [names.index(d.joint) if d.joint is not None else 0 for d in drives], dtype=np.intp
+        )
         self._ratio = np.array([drive.ratio for drive in drives])
         self._kp, self._kd = np.array([d.kp for d in drives]), np.array([d.kd for d in drives])
         limit = [np.inf if d.effort_limit is None else d.effort_limit for d in drives]
         self._effort_limit = np.array(limit) * limits.effort_share
         self._safe = np.array([0.0 if drive.safe is None else drive.safe for drive in drives])
-        self._default = self._of_joints([joint.default for joint in body.joints])
         lower, upper = _soft_range(body, limits.soft_limit_share)
         self._lower, self._upper = self._of_joints(lower), self._of_joints(upper)
+        # a model's own pose may lie outside of its ranges
+        default = self._of_joints([joint.default for joint in body.joints])
+        self._default = np.clip(default, self._lower, self._upper)
         self._step = np.inf if limits.command_rate is None else limits.command_rate * dt_s
         self._start = self._reference = self._default.copy()
         self.damping = self._damping(limits.damping_kd)

@@ -82,7 +82,8 @@ class FrameLog:
         layout: of the robot.
         dt_s: between two frames, s.
         path: of the file, None for no file.
-        dumps: where the frames around an event are written, numbered: `STEM-event1.mcap`.
+        dumps: beside it the frames around an event are written, numbered: `STEM-event1.mcap`; one that is
+            there is replaced, so give it a name of its own.
 
     Attributes:
         lost: frames that the disk was too slow for.
@@ -95,7 +96,8 @@ class FrameLog:
         _import_mcap()
         self._layout, self._dumps = layout, dumps
         self._ring: deque[Frame] = deque(maxlen=max(1, round(RING_S / dt_s)))
-        self._num_dumps = self.lost = 0
+        self._dumping: list[threading.Thread] = []
+        self.lost = 0
         self._error: OSError | None = None
         self._file: _McapFile | None = None
         if path is not None:
@@ -113,15 +115,20 @@ class FrameLog:
         self._put(frame)
 
     def event(self, event: Event) -> Path:
-        """Take a guard's event and write the frames before it to a file of their own; return its path."""
+        """Take a guard's event; the frames before it go into a file of their own, whose path is returned."""
         self._put(event)
-        while True:
-            self._num_dumps += 1
-            path = self._dumps.with_name(f"{self._dumps.stem}-event{self._num_dumps}.mcap")
-            if not path.exists():
-                break
-        write_mcap(path, self._layout, [*self._ring, event])
+        path = self._dumps.with_name(f"{self._dumps.stem}-event{len(self._dumping) + 1}.mcap")
+        frames = [*self._ring, event]
+        thread = threading.Thread(target=self._dump, args=(path, frames))  # the loop must not wait for a disk
+        thread.start()
+        self._dumping.append(thread)
         return path
+
+    def _dump(self, path: Path, items: list[Frame | Event]) -> None:
+        try:
+            write_mcap(path, self._layout, items)
+        except OSError as error:
+            self._error = error
 
     def close(self) -> None:
         """Write what is left.
@@ -133,8 +140,10 @@ class FrameLog:
             self._waiting.put(None)
             self._thread.join()
             self._file = None
-            if self._error is not None:
-                raise RobotrlError(f"the log is not complete: {self._error.strerror or self._error}")
+        for thread in self._dumping:
+            thread.join()
+        if self._error is not None:
+            raise RobotrlError(f"the log is not complete: {self._error.strerror or self._error}")
 
     def _put(self, item: Frame | Event) -> None:
         if self._file is not None:
@@ -238,14 +247,20 @@ class _McapFile:
         self._writer.start(profile="", library="robotrl")
         self._channels = {}
         for topic, schema in _SCHEMAS.items():
-            schema_id = self._writer.register_schema(topic.strip("/"), "jsonschema", json.dumps(schema).encode())
+            schema_id = self._writer.register_schema(
+                topic.strip("/"), "jsonschema", json.dumps(schema).encode()
+            )
             self._channels[topic] = self._writer.register_channel(topic, "json", schema_id)
 
     def add(self, item: Frame | Event) -> None:
         """Write a control step or an event."""
         if isinstance(item, Event):
             named = {"guard": item.guard, "what": item.what, "value": item.value, "limit": item.limit}
-            self._write("/event", item.time_s, {k: _number(v) if isinstance(v, float | int) else v for k, v in named.items()})
+            self._write(
+                "/event",
+                item.time_s,
+                {k: _number(v) if isinstance(v, float | int) else v for k, v in named.items()},
+            )
             return
         values = list(map(_number, item.values.tolist()))
         signals, start = {}, 0

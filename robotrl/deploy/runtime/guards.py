@@ -30,7 +30,7 @@ class Event:
         guard: which.
         what: of which quantity, with its unit.
         value: measured.
-        limit: that it exceeded.
+        limit: that it exceeded; NaN where nothing was measured.
         time_s: on the monotonic clock.
     """
 
@@ -41,6 +41,8 @@ class Event:
     time_s: float
 
     def __str__(self) -> str:
+        if math.isnan(self.limit):
+            return f"{self.guard}: {self.what}"
         return f"{self.guard}: {self.what} is {self.value:.6g}, limit {self.limit:.6g}"
 
 
@@ -102,7 +104,9 @@ class Guards:
         ahead = ~(ages_s >= -_FUTURE_S)
         return self._age_event("clock", ages_s, ahead, -_FUTURE_S, now_s) if ahead.any() else None
 
-    def _age_event(self, guard: str, ages_s: np.ndarray, bad: np.ndarray, limit: float, now_s: float) -> Event:
+    def _age_event(
+        self, guard: str, ages_s: np.ndarray, bad: np.ndarray, limit: float, now_s: float
+    ) -> Event:
         first = int(np.argmax(bad))
         name = self._signal_names[self._binding.used_signals[first]]
         return Event(guard, f"age of {name} (s)", float(ages_s[first]), limit, now_s)
@@ -160,7 +164,12 @@ class Guards:
 
     @staticmethod
     def _at(
-        guard: str, names: tuple[str, ...] | list[str], values: np.ndarray, bad: np.ndarray, limit: float, now_s: float
+        guard: str,
+        names: tuple[str, ...] | list[str],
+        values: np.ndarray,
+        bad: np.ndarray,
+        limit: float,
+        now_s: float,
     ) -> Event:
         first = int(np.argmax(bad))
         return Event(guard, names[first], float(values[first]), limit, now_s)

@@ -114,7 +114,9 @@ def _value(name: str, value: Any, kind: dataclasses.Field[Any]) -> Any:
 def _bounds(name: Any, pair: Any) -> tuple[float, float]:
     if not isinstance(pair, list) or len(pair) != 2:
         raise ValueError(f"signals: {name!r} needs [low, high], null for none, got {pair!r}")
-    low, high = (open_end if end is None else end for end, open_end in zip(pair, (-math.inf, math.inf), strict=True))
+    low, high = (
+        open_end if end is None else end for end, open_end in zip(pair, (-math.inf, math.inf), strict=True)
+    )
     if not isinstance(low, int | float) or not isinstance(high, int | float):
         raise ValueError(f"signals: {name!r} needs [low, high] numbers, got {pair!r}")
     return float(low), float(high)

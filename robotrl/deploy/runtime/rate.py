@@ -52,7 +52,11 @@ class Rate:
     ) -> None:
         self.dt_s, self._spin_s = dt_s, spin_s
         self._clock, self._sleep = clock, sleep
-        self._next_s = self._last_s = clock()
+        self.restart()
+
+    def restart(self) -> None:
+        """Let the first period begin now, and forget how late the earlier ones were."""
+        self._next_s = self._last_s = self._clock()
         self.lateness = Histogram()
         self.overruns = 0
         self.consecutive = 0

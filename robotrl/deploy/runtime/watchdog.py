@@ -21,6 +21,7 @@ import numpy as np
 
 from robotrl.core.errors import RobotrlError
 from robotrl.deploy.runtime.link import Link, Word
+from robotrl.deploy.runtime.priority import WATCHDOG, real_time
 from robotrl.deploy.runtime.robots.client import open_robot
 from robotrl.deploy.runtime.robots.robot import Command, Robot
 
@@ -149,6 +150,7 @@ def main() -> int:
     except RobotrlError as error:
         link.send_error(str(error), error.exit_code)
         return error.exit_code
+    real_time(WATCHDOG)
     gc.freeze()
     gc.disable()  # a pause for the collector is a late reaction; nothing here makes cycles
     try:
