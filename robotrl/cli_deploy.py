@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.terminal import command_parser, print_table
 
 if TYPE_CHECKING:
-    from robotrl.deploy.contract import Contract
+    from robotrl.deploy.bundle import Bundle
     from robotrl.deploy.runtime.decide import Network
     from robotrl.deploy.runtime.operator import Operator
     from robotrl.deploy.runtime.runtime import Status
@@ -73,7 +74,7 @@ def deploy(words: Sequence[str]) -> None:
                 args.log,
                 args.log or Path(f"deploy-{stamp}.mcap"),
             )
-            _show_binding(runtime.binding.moved, contract)
+            _show_binding(runtime.binding.moved)
             interrupted = runtime.run(_operator(args, key), args.duration, _StatusLine())
         finally:
             robot.close()
@@ -92,10 +93,10 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = command_parser(
         "deploy",
         """\
-Run a bundle's policy on a robot: self-test, move to the default pose, hold, policy, damping. A person types
-`arm`, then `go`; `stop` or Ctrl-C damps the robot at once; `reset` after that begins anew; `quit` leaves.
-A watchdog process damps the robot when this one falls silent. Needs pip install "robotrl[deploy]", neither
-torch nor MuJoCo except for the simulated robot. Exit code 0: no guard had to act, 1: one had, 130: Ctrl-C.""",
+Run a bundle's policy on a robot: self-test, move to the default pose, hold, policy, damping. A person
+types `arm`, then `go`; `stop` or Ctrl-C damps the robot at once; `reset` after that begins anew; `quit`
+leaves. A watchdog process damps the robot when this one falls silent. Needs pip install "robotrl[deploy]";
+torch and MuJoCo for the simulated robot only. Exit code 0: no guard had to act, 1: one had, 130: Ctrl-C.""",
         "deploy runs/NAME/bundle --robot sim --yes --duration 20\n"
         "deploy walker.bundle --robot udp://192.168.1.7:4000 --key-file robot.key --limits limits.yaml "
         "--log run.mcap\n"
@@ -104,7 +105,12 @@ torch nor MuJoCo except for the simulated robot. Exit code 0: no guard had to ac
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder of a bundle")
     robots = "sim|udp://HOST:PORT|serial:/dev/tty...[@BAUD]"
     parser.add_argument("--robot", required=True, metavar=robots, help="what to run it on")
-    parser.add_argument("--policy", choices=("onnx", "c"), default="onnx", help="how the network is computed")
+    parser.add_argument(
+        "--policy",
+        default="onnx",
+        metavar="onnx|c|FILE.so",
+        help="how the network is computed: onnxruntime (default), the bundle's C compiled now, or before",
+    )
     parser.add_argument(
         "--chunks",
         default="queue",
@@ -140,14 +146,18 @@ def _read_key(path: Path | None) -> bytes:
     return key
 
 
-def _network(kind: str, bundle: object) -> Network:
-    from robotrl.deploy.bundle import Bundle
+def _network(kind: str, bundle: Bundle) -> Network:
+    if kind == "onnx":
+        return bundle
+    from robotrl.deploy.c_policy import CPolicy, compile_policy
 
-    assert isinstance(bundle, Bundle)
-    return bundle
+    if kind != "c":
+        return CPolicy(Path(kind), bundle.contract)
+    with tempfile.TemporaryDirectory() as folder:  # once loaded, the file is not needed any more
+        return CPolicy(compile_policy(bundle.path, Path(folder) / "policy.so"), bundle.contract)
 
 
-def _show_binding(moved: Sequence[tuple[str, str, str]], contract: Contract) -> None:
+def _show_binding(moved: Sequence[tuple[str, str, str]]) -> None:
     """Print what has another order on the robot than in the policy."""
     if moved:
         print_table(["reordered by name", "the policy's order", "the robot's order"], moved)

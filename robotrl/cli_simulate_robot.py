@@ -15,8 +15,8 @@ def simulate_robot(words: Sequence[str]) -> None:
     """Run the simulated robot of a bundle until Ctrl-C."""
     parser = command_parser(
         "simulate-robot",
-        "Run a simulated robot for `robotrl deploy`: the bundle's task in real time, in this process, behind\n"
-        "the same packets as a real robot. The first line it prints is its address.",
+        "Run a simulated robot for `robotrl deploy`: the bundle's task in real time, in this process,\n"
+        "behind the same packets as a real robot. The first line it prints is its address.",
         "simulate-robot runs/NAME/bundle\n"
         "simulate-robot runs/NAME/bundle --port 4000 --command-delay 0.01 --noise 0.05 --shuffle 1",
     )

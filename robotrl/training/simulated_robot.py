@@ -139,8 +139,8 @@ class SimulatedRobot:
         for element, value in zip(signal.elements, observed, strict=True):
             if element not in self._names or abs(measured[self._names.index(element)] - value) > 1e-6:
                 raise UsageError(
-                    f"the task's {signal.name} ({element}) is not that of the joint of this name, so that guards "
-                    "would be misled: give the term another name"
+                    f"the task's {signal.name} ({element}) is not that of the joint of this name, so that "
+                    "guards would be misled: give the term another name"
                 )
 
     def _layout(self) -> Layout:
@@ -164,13 +164,13 @@ class SimulatedRobot:
         return np.asarray(self._sim.data(field)[0].numpy()[places])
 
     def _noise_std(self, bundle: Bundle) -> np.ndarray:
-        spread = {}
+        spread: dict[tuple[str, str], float] = {}
         for term in bundle.contract.inputs:
             recorded = bundle.golden["observation"][:, term.start : term.start + term.size]
             std = recorded.std(axis=0)
-            spread |= {(term.of, e): std[i] for i, e in enumerate(element_names(term))}
+            spread |= {(term.of, e): float(std[i]) for i, e in enumerate(element_names(term))}
         names = [(signal.name, element) for signal in self.layout.signals for element in signal.elements]
-        return self._troubles.noise * np.array([float(spread.get(name, 0.0)) for name in names])
+        return self._troubles.noise * np.array([spread.get(name, 0.0) for name in names])
 
     def measure(self) -> np.ndarray:
         """Return the numbers of a reading (W,), noise included."""
@@ -295,8 +295,8 @@ def _own_task(bundle: Bundle) -> Task:
     task = rebuild_task(bundle.contract.task)
     if not isinstance(task, Task):
         raise UsageError(
-            f"{bundle.path}: its task {bundle.contract.task['name']} is simulated by another library, there is "
-            "no robot in it that could be commanded"
+            f"{bundle.path}: its task {bundle.contract.task['name']} is simulated by another library, there "
+            "is no robot in it that could be commanded"
         )
     if any(actuator.kind is Kind.NETWORK for actuator in task.realism.actuators.values()):
         raise UsageError(f"{bundle.path}: its task has learned actuators, which no simulated robot has")

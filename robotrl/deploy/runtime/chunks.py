@@ -156,7 +156,7 @@ class RealTimeChunks:
             self._held += 1
             if self._held > self._hold_steps:
                 raise UnderrunError(
-                    f"no action is left and the next decision takes longer than {self._since - 1} control steps"
+                    f"no action is left, the next decision takes longer than {self._since - 1} control steps"
                 )
         action: np.ndarray = self._chunk[self._position - 1]
         return action

@@ -28,7 +28,7 @@ RING_S = 2.0
 _WAITING = 4096
 _NUMBERS = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
 _OF_NAMES = {"type": "object", "additionalProperties": _NUMBERS}
-_SCHEMAS: dict[str, dict[str, Any]] = {
+SCHEMAS: dict[str, dict[str, Any]] = {
     "/signals": _OF_NAMES,
     "/command": _OF_NAMES,
     "/status": {
@@ -93,7 +93,7 @@ class FrameLog:
     """
 
     def __init__(self, layout: Layout, dt_s: float, path: Path | None, dumps: Path) -> None:
-        _import_mcap()
+        import_mcap()
         self._layout, self._dumps = layout, dumps
         self._ring: deque[Frame] = deque(maxlen=max(1, round(RING_S / dt_s)))
         self._dumping: list[threading.Thread] = []
@@ -175,78 +175,17 @@ def write_mcap(path: Path, layout: Layout, items: Iterable[Frame | Event]) -> No
     write_aside(path, write)
 
 
-@dataclass(frozen=True)
-class Log:
-    """A log read back, T control steps.
-
-    Attributes:
-        times_s: (T,) seconds since the first control step.
-        states: T names of the runtime's states.
-        elements: signal name -> names of its elements.
-        signals: signal name -> (T, n).
-        commands: drive -> (T, 5), columns as `COMMAND_FIELDS`; NaN where nothing was sent.
-        events: what guards said, as in the file, with "time_s".
-    """
-
-    times_s: np.ndarray
-    states: list[str]
-    elements: dict[str, list[str]]
-    signals: dict[str, np.ndarray]
-    commands: dict[str, np.ndarray]
-    events: list[dict[str, Any]]
-
-
-def read_log(path: Path) -> Log:
-    """Read a file that `FrameLog` wrote.
-
-    Raises:
-        UsageError: the package mcap is missing, or there is no such file.
-        RobotrlError: it is not such a log.
-    """
-    mcap = _import_mcap()
-    by_topic: dict[str, list[tuple[float, dict[str, Any]]]] = {topic: [] for topic in _SCHEMAS}
-    try:
-        with open(path, "rb") as file:
-            for _, channel, message in mcap.reader.make_reader(file).iter_messages():
-                by_topic[channel.topic].append((message.log_time * 1e-9, json.loads(message.data)))
-        times_s, signals = zip(*by_topic["/signals"], strict=True)
-        states = [row["state"] for _, row in by_topic["/status"]]
-        commands = [row for _, row in by_topic["/command"]]
-        elements = {name: list(row) for name, row in signals[0].items()}
-        drives = list(dict.fromkeys(name for row in commands for name in row))
-        if not len(states) == len(commands) == len(times_s):
-            raise ValueError("channels of unequal length")
-        return Log(
-            np.array(times_s) - times_s[0],
-            states,
-            elements,
-            {name: _rows([row[name] for row in signals], names) for name, names in elements.items()},
-            {name: _rows([row.get(name, {}) for row in commands], COMMAND_FIELDS) for name in drives},
-            [row | {"time_s": time_s - times_s[0]} for time_s, row in by_topic["/event"]],
-        )
-    except FileNotFoundError as error:
-        raise UsageError(f"log {path} does not exist") from error
-    except (OSError, ValueError, KeyError, TypeError, mcap.exceptions.McapError) as error:
-        raise RobotrlError(f"{path} is not a log of `robotrl deploy`: {error!r}") from error
-
-
-def _rows(rows: list[dict[str, float | None]], names: Iterable[str]) -> np.ndarray:
-    """Return (T, n) float64; what is null or missing is NaN."""
-    names = list(names)
-    return np.array([[row.get(name) for name in names] for row in rows], dtype=np.float64)
-
-
 class _McapFile:
     """A file being written, frame by frame; it must not exist."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
-        mcap = _import_mcap()
+        mcap = import_mcap()
         self._layout = layout
         self._stream = open(path, "xb")  # noqa: SIM115 - closed by `close`
         self._writer = mcap.writer.Writer(self._stream)
         self._writer.start(profile="", library="robotrl")
         self._channels = {}
-        for topic, schema in _SCHEMAS.items():
+        for topic, schema in SCHEMAS.items():
             schema_id = self._writer.register_schema(
                 topic.strip("/"), "jsonschema", json.dumps(schema).encode()
             )
@@ -297,7 +236,12 @@ def _number(value: float) -> float | None:
     return value if abs(value) < float("inf") else None  # False for NaN
 
 
-def _import_mcap() -> Any:
+def import_mcap() -> Any:
+    """Return the package mcap.
+
+    Raises:
+        UsageError: it is missing.
+    """
     try:
         import mcap
         import mcap.exceptions

@@ -33,7 +33,9 @@ _BY_WORD = {
 
 
 class Machine:
-    """Holds the state. Every change is one of:
+    """Holds the state.
+
+    Every change is one of:
 
     * DISARMED to READY: the self-test passed,
     * READY to MOVE_TO_DEFAULT: a person said `arm`,

@@ -55,8 +55,9 @@ class Rate:
         self.restart()
 
     def restart(self) -> None:
-        """Let the first period begin now, and forget how late the earlier ones were."""
-        self._next_s = self._last_s = self._clock()
+        """Let the first period begin one dt from now, and forget how late the earlier ones were."""
+        self._last_s = self._clock()
+        self._next_s = self._last_s + self.dt_s
         self.lateness = Histogram()
         self.overruns = 0
         self.consecutive = 0

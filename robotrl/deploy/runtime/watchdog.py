@@ -92,10 +92,11 @@ class Watchdog:
     def run(self) -> None:
         """Serve until the runtime says goodbye, or for `LINGER_S` after it died while commanding."""
         self._link.send_layout(self._robot.layout)
+        ends = [self._link.fileno(), self._robot.fileno()]
         while True:
             now_s = time.monotonic()
             wait_s = REPEAT_S if self._dead_man.tripped else min(1.0, self._dead_man.left_s(now_s))
-            select.select([self._link, self._robot], [], [], wait_s)
+            select.select(ends, [], [], wait_s)
             if not self._obey():
                 break
             if self._dead_man.due(time.monotonic()):

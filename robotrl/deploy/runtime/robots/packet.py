@@ -32,7 +32,7 @@ class Kind(enum.IntEnum):
     HELLO = 1
     """To the robot, JSON {"nonce"}: asks for a session."""
     LAYOUT = 2
-    """From the robot, JSON {"nonce", "layout"} or {"nonce", "refused"}: its session number is in the header."""
+    """From the robot, JSON {"nonce", "layout"} or {"nonce", "refused"}; the session is in the header."""
     READING = 3
     """From the robot: f64 times of the signals on the robot's clock, then the f64 numbers."""
     COMMAND = 4
