@@ -56,10 +56,10 @@ def deploy(words: Sequence[str]) -> None:
     contract, dt_s = bundle.contract, bundle.contract.control_dt_s
     if dt_s is None or contract.robot is None:
         raise RobotrlError(f"{args.bundle} does not say which robot it is for, or how fast: export it again")
-    network = _network(args.policy, bundle)
+    network = network_of(args.policy, bundle)
     acts = execution(args.chunks, decider(network, contract), contract, limits.hold_steps)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    with _address(args.robot, args.bundle) as address:
+    with robot_address(args.robot, args.bundle) as address:
         robot = WatchedRobot(address, limits.silence_s(dt_s), key)
         try:
             granted = real_time(RUNTIME)  # the watchdog and a simulated robot are processes of their own
@@ -146,7 +146,16 @@ def _read_key(path: Path | None) -> bytes:
     return key
 
 
-def _network(kind: str, bundle: Bundle) -> Network:
+def network_of(kind: str, bundle: Bundle) -> Network:
+    """Return what computes a bundle's decisions.
+
+    Args:
+        kind: "onnx", "c", or the path of the bundle's C, compiled.
+        bundle: whose decisions.
+
+    Raises:
+        RobotrlError: it cannot be compiled or loaded.
+    """
     if kind == "onnx":
         return bundle
     from robotrl.deploy.c_policy import CPolicy, compile_policy
@@ -176,8 +185,16 @@ def _operator(args: argparse.Namespace, key: bytes) -> Operator:
 
 
 @contextmanager
-def _address(robot: str, bundle: Path) -> Iterator[str]:
-    """Give the robot's address; a simulated one lives as long as it is used."""
+def robot_address(robot: str, bundle: Path) -> Iterator[str]:
+    """Give a robot's address; a simulated one lives as long as it is used.
+
+    Args:
+        robot: "sim" or an address.
+        bundle: whose task is simulated.
+
+    Raises:
+        RobotrlError: the simulated robot does not start.
+    """
     if robot != "sim":
         yield robot
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -85,9 +86,7 @@ def test_only_who_has_the_key_is_heard() -> None:
 
 def test_a_sequence_lets_each_packet_pass_once_and_in_order() -> None:
     order, codec = Sequence(9), Codec(KEY)
-    packets = {
-        number: codec.decode(codec.encode(Kind.COMMAND, 9, number, 0.0, b"")) for number in (1, 2, 5)
-    }
+    packets = {number: codec.decode(codec.encode(Kind.COMMAND, 9, number, 0.0, b"")) for number in (1, 2, 5)}
     order.check(packets[1])
     order.check(packets[5])
     for late in (5, 2, 1):
@@ -103,7 +102,11 @@ def test_replays_and_other_sessions_never_reach_the_robot() -> None:
     pipe.inbox.append((first, "us"))
     got = server.poll()
     assert got is not None and got.state == 4 and np.all(got.rows == 0.25)
-    pipe.inbox += [(first, "us"), (first, "somebody"), (codec.encode(Kind.COMMAND, 5, 2, 0.0, command(2)), "us")]
+    pipe.inbox += [
+        (first, "us"),
+        (first, "somebody"),
+        (codec.encode(Kind.COMMAND, 5, 2, 0.0, command(2)), "us"),
+    ]
     assert server.poll() is None
     assert server.refused == {"replayed or late": 2, "of another session": 1}
 
@@ -149,9 +152,9 @@ def mutated(rng: np.random.Generator, data: bytes) -> bytes:
 def test_ten_thousand_mutated_packets_move_nothing() -> None:
     rng = np.random.default_rng(0)
     pipe, server, codec, number = session()
-    good = [
-        codec.encode(Kind.COMMAND, number, i + 1, 0.0, command(i)) for i in range(50)
-    ] + [codec.encode(Kind.HELLO, 0, 0, 0.0, b'{"nonce": "x"}')]
+    good = [codec.encode(Kind.COMMAND, number, i + 1, 0.0, command(i)) for i in range(50)] + [
+        codec.encode(Kind.HELLO, 0, 0, 0.0, b'{"nonce": "x"}')
+    ]
     for _ in range(10_000):
         whole = good[int(rng.integers(len(good)))]
         data = mutated(rng, whole)
@@ -192,7 +195,9 @@ def test_ten_thousand_mutated_readings_leave_the_runtime_standing() -> None:
     for i in range(10_000):
         pipe.inbox.append((mutated(rng, good), None))
         payload = mutated(rng, np.zeros(10).tobytes())
-        pipe.inbox.append((codec.encode(Kind(int(rng.integers(2, 5))), number, last + i + 1, 0.0, payload), None))
+        pipe.inbox.append(
+            (codec.encode(Kind(int(rng.integers(2, 5))), number, last + i + 1, 0.0, payload), None)
+        )
         reading = robot.read()
         assert reading is None or (reading.values.shape == (7,) and reading.times_s.shape == (3,))
 
@@ -256,10 +261,8 @@ def test_a_robot_over_a_serial_line() -> None:
             return ours
 
         def receive(self) -> tuple[bytes, Any] | None:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 self.pending += os.read(ours, 4096)
-            except BlockingIOError:
-                pass
             while (end := self.pending.find(0)) >= 0:
                 data = uncobs(bytes(self.pending[:end]))
                 del self.pending[: end + 1]
@@ -268,10 +271,8 @@ def test_a_robot_over_a_serial_line() -> None:
             return None
 
         def send(self, data: bytes, peer: Any) -> None:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.write(ours, b"\x07garbage\x00" + cobs(data) + b"\0")
-            except BlockingIOError:
-                pass
 
         def close(self) -> None:
             os.close(ours)
@@ -297,7 +298,9 @@ def test_what_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     thread = threading.Thread(target=connect)
     thread.start()
     serve_until(server, lambda: bool(failed), 10.0)
-    assert "does not answer" in failed[0] and server.refused == {"not from who has the key": pytest.approx(5, abs=4)}
+    assert "does not answer" in failed[0] and server.refused == {
+        "not from who has the key": pytest.approx(5, abs=4)
+    }
     with pytest.raises(RobotrlError, match="serial:/dev/nothing"):
         SerialChannel("/dev/nothing")
     for address in ("simulated", "udp://host", "udp://:4000", "udp://a:0", "serial:", "serial:/dev/x@fast"):
@@ -344,5 +347,3 @@ def test_an_operator_elsewhere_needs_the_key_and_cannot_be_replayed() -> None:
         over.set()
         thread.join()
     assert words == ["arm"]
-
-

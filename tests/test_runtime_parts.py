@@ -239,7 +239,11 @@ def test_every_mode_of_a_drive_with_its_gear_and_its_damping() -> None:
     assert made.robot is not None
     body = made.robot
     for drive, row, damping in (
-        (Drive("shoulder_servo", "position", "shoulder", 20.0, 1.0, None, None, -2.0), [-1.0, 0, 0, 20, 1], 1.0),
+        (
+            Drive("shoulder_servo", "position", "shoulder", 20.0, 1.0, None, None, -2.0),
+            [-1.0, 0, 0, 20, 1],
+            1.0,
+        ),
         (Drive("shoulder_servo", "velocity", "shoulder", 0.0, 3.0, None, 0.0, 4.0), [0, 2.0, 0, 0, 3], 3.0),
         (Drive("shoulder_servo", "effort", "shoulder", 0.0, 0.0, 5.0, 0.0, 8.0), [0, 0, 4.0, 0, 0], 0.7),
         (Drive("shoulder_servo", "effort", "shoulder", 0.0, 0.0, 3.0, 0.0, 8.0), [0, 0, 3.0, 0, 0], 0.7),
@@ -254,7 +258,9 @@ def test_every_mode_of_a_drive_with_its_gear_and_its_damping() -> None:
     made_drives = Drives(made, changed, Limits(), DT_S)
     assert made_drives.damping[0, FEEDFORWARD] == -0.25 and made_drives.damping[0, KD] == 0
     shaped = made_drives.follow(np.array([0.75, -0.4]), 0.5, np.array([0.0, -0.4]), np.zeros(2))
-    np.testing.assert_array_equal(shaped.rows[0, [POSITION, VELOCITY, FEEDFORWARD, KP, KD]], [0, 0, 0.25, 0, 0])
+    np.testing.assert_array_equal(
+        shaped.rows[0, [POSITION, VELOCITY, FEEDFORWARD, KP, KD]], [0, 0, 0.25, 0, 0]
+    )
 
 
 def test_ages_by_a_robots_clock_and_its_jumps() -> None:

@@ -33,6 +33,8 @@ class Word(enum.IntEnum):
     COMMAND = 4
     DAMPING = 5
     RESET = 6
+    LEAVE = 7
+    """The runtime leaves in good order: it has damped the robot itself."""
 
 
 class Link:
@@ -71,9 +73,9 @@ class Link:
         """Pass a command, or what to send when there is none."""
         self._send(word, np.concatenate([[float(state)], rows.reshape(-1)]).tobytes())
 
-    def send_reset(self) -> None:
-        """Let commands pass again."""
-        self._send(Word.RESET, b"")
+    def send_word(self, word: Word) -> None:
+        """Say RESET or LEAVE."""
+        self._send(word, b"")
 
     def receive(self) -> tuple[Word, np.ndarray, int] | None:
         """Return the runtime's next message: word, rows and state; None if there is none."""
@@ -182,8 +184,9 @@ class WatchedRobot:
 
     def reset(self) -> None:
         """Let commands pass again: a person said so."""
-        self._link.send_reset()
+        self._link.send_word(Word.RESET)
 
     def close(self) -> None:
-        """Leave: a robot that was commanded is damped for some seconds more by the watchdog."""
+        """Leave. The robot stops by its own time-out: damp it before."""
+        self._link.send_word(Word.LEAVE)
         self._link.close()

@@ -90,36 +90,37 @@ class Watchdog:
         self._damped_s = -np.inf
 
     def run(self) -> None:
-        """Serve until the runtime says goodbye, or for `LINGER_S` after it died while commanding."""
+        """Serve until the runtime leaves, or for `LINGER_S` after it died while it commanded."""
         self._link.send_layout(self._robot.layout)
         ends = [self._link.fileno(), self._robot.fileno()]
         while True:
             now_s = time.monotonic()
             wait_s = REPEAT_S if self._dead_man.tripped else min(1.0, self._dead_man.left_s(now_s))
             select.select(ends, [], [], wait_s)
-            if not self._obey():
+            last = self._obey()
+            if last is not None:
                 break
             if self._dead_man.due(time.monotonic()):
                 self._damp()
             reading = self._robot.read()
             if reading is not None:
                 self._link.send_reading(reading, self._dead_man.tripped)
-        if self._dead_man.armed:
+        if last is Word.GONE and self._dead_man.armed:
             self._linger()
 
-    def _obey(self) -> bool:
-        """Do what the runtime sent; return whether it is still there."""
+    def _obey(self) -> Word | None:
+        """Do what the runtime sent; return how it left, None if it is still there."""
         while (message := self._link.receive()) is not None:
             word, rows, state = message
-            if word is Word.GONE:
-                return False
+            if word in (Word.GONE, Word.LEAVE):
+                return word
             if word is Word.DAMPING:
                 self._damping = rows
             elif word is Word.RESET:
                 self._dead_man.reset()
             elif word is Word.COMMAND and self._dead_man.heard(time.monotonic()):
                 self._robot.send(Command(rows, state))
-        return True
+        return None
 
     def _linger(self) -> None:
         until_s = time.monotonic() + LINGER_S
