@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.terminal import command_parser, print_table
+from robotrl.terminal import command_parser, print_table, read_key
 
 if TYPE_CHECKING:
     from robotrl.deploy.bundle import Bundle
@@ -41,7 +41,7 @@ def deploy(words: Sequence[str]) -> None:
         raise UsageError(f"--duration must be above 0 s, got {args.duration}")
     if args.log is not None and args.log.exists():
         raise UsageError(f"--log {args.log} exists: give it another name")
-    key = _read_key(args.key_file)
+    key = read_key(args.key_file)
 
     from robotrl.deploy.bundle import Bundle
     from robotrl.deploy.runtime.decide import check_recordings, decider, execution
@@ -89,6 +89,30 @@ def deploy(words: Sequence[str]) -> None:
         raise KeyboardInterrupt
 
 
+def tell(words: Sequence[str]) -> None:
+    """Say a word to a deployment that runs elsewhere and print its answer."""
+    parser = command_parser(
+        "tell",
+        "Say arm, go, stop, reset or quit to a `robotrl deploy --operator HOST:PORT` and print its answer.",
+        "tell 127.0.0.1:4001 stop --key-file robot.key",
+    )
+    parser.add_argument("address", metavar="HOST:PORT", help="where the deployment listens")
+    parser.add_argument("word", metavar="WORD", help="arm, go, stop, reset or quit")
+    parser.add_argument("--key-file", type=Path, required=True, metavar="FILE", help="the shared secret")
+    args = parser.parse_args(words)
+    from robotrl.deploy.runtime.operator import say
+
+    host, port = _host_port(args.address)
+    print_table(["operator", "answer"], [(args.word, say(host, port, read_key(args.key_file), args.word))])
+
+
+def _host_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not int(port) < 65_536:
+        raise UsageError(f"{text!r}: expected HOST:PORT, such as 127.0.0.1:4001")
+    return host, int(port)
+
+
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = command_parser(
         "deploy",
@@ -128,22 +152,10 @@ torch and MuJoCo for the simulated robot only. Exit code 0: no guard had to act,
     )
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="secret shared with robot and operator")
     parser.add_argument(
-        "--operator-port", type=int, metavar="PORT", help="also take words over UDP, loopback"
+        "--operator", metavar="HOST:PORT", help="also listen for `robotrl tell` there; needs --key-file"
     )
     parser.add_argument("--yes", action="store_true", help="arm and go without a person: --robot sim only")
     return parser.parse_args(words)
-
-
-def _read_key(path: Path | None) -> bytes:
-    if path is None:
-        return b""
-    try:
-        key = path.read_bytes().strip()
-    except OSError as error:
-        raise UsageError(f"--key-file {path}: {error.strerror}") from error
-    if len(key) < 16:
-        raise UsageError(f"--key-file {path}: {len(key)} bytes are no secret, give it at least 16")
-    return key
 
 
 def network_of(kind: str, bundle: Bundle) -> Network:
@@ -177,9 +189,9 @@ def _operator(args: argparse.Namespace, key: bytes) -> Operator:
 
     if args.yes:
         return Automatic()
-    if args.operator_port is None:
+    if args.operator is None:
         return Console(sys.stdin, sys.stderr)
-    remote = RemoteOperator("127.0.0.1", args.operator_port, key)
+    remote = RemoteOperator(*_host_port(args.operator), key)
     # without a terminal the end of the input is not a person who left
     return Both(remote, Console(sys.stdin, sys.stderr)) if sys.stdin.isatty() else remote
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robotrl.core.errors import UsageError
-from robotrl.terminal import command_parser
+from robotrl.terminal import command_parser, read_key
 
 
 def simulate_robot(words: Sequence[str]) -> None:
@@ -30,12 +30,14 @@ def simulate_robot(words: Sequence[str]) -> None:
     parser.add_argument("--loss", type=float, default=0.0, metavar="SHARE", help="of readings that are lost")
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="order of its own of joints and drives")
     parser.add_argument("--seed", type=int, default=0, help="of initial pose, noise and losses (default 0)")
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="secret shared with who may command it")
     parser.add_argument(
         "--parent", type=int, metavar="PID", help="end when the process that started this one, PID, has ended"
     )
     args = parser.parse_args(words)
     if not 0 <= args.port < 65_536:
         raise UsageError(f"--port must be in 0 to 65535, got {args.port}")
+    key = read_key(args.key_file)
     from robotrl.deploy.bundle import Bundle
     from robotrl.deploy.runtime.priority import SIMULATED_ROBOT, real_time
     from robotrl.deploy.runtime.robots.server import RobotServer
@@ -49,8 +51,8 @@ def simulate_robot(words: Sequence[str]) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from error
     robot = SimulatedRobot(Bundle.load(args.bundle, check_golden=False), troubles)
-    channel = UdpChannel("127.0.0.1", args.port, listen=True, key=b"")
-    server = RobotServer(channel, robot.layout)
+    channel = UdpChannel("127.0.0.1", args.port, listen=True, key=key)
+    server = RobotServer(channel, robot.layout, key)
     sys.stdout.write(f"udp://127.0.0.1:{channel.port}\n")
     sys.stdout.flush()
     real_time(SIMULATED_ROBOT)

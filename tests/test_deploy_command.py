@@ -17,6 +17,7 @@ import pytest
 import torch
 from arm_task import JOINTS, ArmTask
 from bundles import make_policy
+from runtime_common import free_port
 
 from robotrl.cli import main
 from robotrl.deploy.bundle import Bundle
@@ -139,6 +140,31 @@ def test_who_hangs_up_is_gone(arm: Path, robot: str, limits: str, tmp_path: Path
     time.sleep(1.0)  # the robot lets nobody else in meanwhile
     code, out, _ = run("deploy", str(arm), "--robot", robot, "--limits", limits, cwd=tmp_path)
     assert code == 0 and "0.0 s at 50 Hz" in out and "NOT yet safe" in out
+
+
+def test_an_operator_with_the_key_elsewhere(
+    arm: Path, robot: str, limits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time.sleep(1.0)
+    key, address = tmp_path / "key", f"127.0.0.1:{free_port()}"
+    key.write_text("a secret of the workshop")
+    words = ("deploy", str(arm), "--robot", robot, "--limits", limits, "--operator", address)
+    with running(*words, cwd=tmp_path) as process:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2 and "needs a shared key" in err
+    with running("simulate-robot", str(arm), "--key-file", str(key), cwd=tmp_path) as keyed:
+        assert keyed.stdout is not None
+        mine = keyed.stdout.readline().strip()
+        words = ("deploy", str(arm), "--robot", mine, "--limits", limits, "--operator", address)
+        with running(*words, "--key-file", str(key), cwd=tmp_path) as process:
+            for asked, word, answer in (("arm", "arm", "MOVE_TO_DEFAULT"), ("go", "stop", "DAMPING")):
+                expect(process, f"type {asked}")
+                assert main(["tell", address, word, "--key-file", str(key)]) == 0
+                assert answer in capsys.readouterr().out
+            expect(process, "type reset or quit")
+            assert main(["tell", address, "quit", "--key-file", str(key)]) == 0
+            process.communicate(timeout=30)
+            assert process.returncode == 0
 
 
 def test_ctrl_c_damps_and_leaves(arm: Path, robot: str, limits: str, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from robotrl.deploy.runtime.robots.robot import COMMAND_FIELDS, Layout
 
 RING_S = 2.0
 _WAITING = 4096
+# what may be lost of a file when the runtime is killed: some tens of control steps
+_CHUNK = 1 << 16
 _NUMBERS = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
 _OF_NAMES = {"type": "object", "additionalProperties": _NUMBERS}
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -181,8 +183,8 @@ class _McapFile:
     def __init__(self, path: Path, layout: Layout) -> None:
         mcap = import_mcap()
         self._layout = layout
-        self._stream = open(path, "xb")  # noqa: SIM115 - closed by `close`
-        self._writer = mcap.writer.Writer(self._stream)
+        self._stream = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by `close`
+        self._writer = mcap.writer.Writer(self._stream, chunk_size=_CHUNK)
         self._writer.start(profile="", library="robotrl")
         self._channels = {}
         for topic, schema in SCHEMAS.items():

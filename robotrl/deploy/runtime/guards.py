@@ -75,7 +75,8 @@ class Guards:
             if name not in layout.columns:
                 raise unknown_name("signal in limits", name, layout.columns)
         self._bounded = [(name, layout.columns[name], ends) for name, ends in limits.signals.items()]
-        if GRAVITY not in layout.columns and limits.tilt_rad != Limits.tilt_rad:
+        asked_for = limits.tilt_rad != Limits.tilt_rad and limits.tilt_rad < math.pi
+        if GRAVITY not in layout.columns and asked_for:
             raise UsageError(f"limits: tilt_rad needs the robot to publish {GRAVITY!r}, which it does not")
 
     def clock(self, tick: Tick, rate: Rate) -> Event | None:

@@ -19,7 +19,8 @@ class Limits:
     """Thresholds of the guards. Joint quantities are in rad, or m at slides."""
 
     tilt_rad: float = 1.0
-    """Largest angle between the body's z axis and the vertical, rad; needs the signal projected_gravity."""
+    """Largest angle between the body's z axis and the vertical, rad, from pi on none; needs the signal
+    projected_gravity."""
     joint_velocity: float = 30.0
     """Largest speed of a joint, rad/s."""
     mean_joint_velocity: float = 15.0

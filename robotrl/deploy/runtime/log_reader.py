@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,15 +49,21 @@ def read_log(path: Path) -> Log:
     by_topic: dict[str, list[tuple[float, dict[str, Any]]]] = {topic: [] for topic in SCHEMAS}
     try:
         with open(path, "rb") as file:
-            for _, channel, message in mcap.reader.make_reader(file).iter_messages():
-                by_topic[channel.topic].append((message.log_time * 1e-9, json.loads(message.data)))
+            messages = mcap.reader.NonSeekingReader(file).iter_messages(log_time_order=False)
+            # a runtime that was killed leaves a file without an end: what is whole in it is read
+            with contextlib.suppress(mcap.exceptions.EndOfFile, struct.error):
+                for _, channel, message in messages:
+                    by_topic[channel.topic].append((message.log_time * 1e-9, json.loads(message.data)))
+        whole = min(len(by_topic[topic]) for topic in ("/signals", "/command", "/status"))
+        if not whole:
+            raise ValueError("it holds no control step")
+        for topic in ("/signals", "/command", "/status"):
+            del by_topic[topic][whole:]
         times_s, signals = zip(*by_topic["/signals"], strict=True)
         states = [row["state"] for _, row in by_topic["/status"]]
         commands = [row for _, row in by_topic["/command"]]
         elements = {name: list(row) for name, row in signals[0].items()}
         drives = list(dict.fromkeys(name for row in commands for name in row))
-        if not len(states) == len(commands) == len(times_s):
-            raise ValueError("channels of unequal length")
         return Log(
             np.array(times_s) - times_s[0],
             states,

@@ -176,6 +176,7 @@ class Runtime:
         """Do what the operator says; return whether that is to quit."""
         for word in operator.poll(self.machine.state):
             if word == QUIT:
+                operator.answer("leaving")
                 return True
             try:
                 self.machine.say(word, now_s)
