@@ -37,10 +37,11 @@ ALLOWED = {
     "terminal": {"core"},
     "cli_actuator_net": {"core", "terminal", "training"},
     "cli_collect": {"core", "compose", "terminal", "training"},
+    "cli_export": {"core", "terminal", "training"},
     "cli_verify": {"core", "terminal", "export", "training"},
     "cli": {
-        "core", "compose", "envs", "training", "terminal", "cli_actuator_net", "cli_collect", "cli_verify",
-        "",
+        "core", "compose", "envs", "training", "terminal", "cli_actuator_net", "cli_collect", "cli_export",
+        "cli_verify", "",
     },
     "gym": {"compose", "envs"},
     "registration": {"core"},

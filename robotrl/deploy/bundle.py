@@ -48,12 +48,7 @@ class Bundle:
         self.path, self.contract, self.golden = path, contract, golden
         self._session = session
         self._width = contract.input_size
-        names = [term.name for term in contract.inputs]
-        # a name that two groups share is told apart by its group
-        self._keys = {
-            term.name if names.count(term.name) == 1 else f"{term.group}/{term.name}": term
-            for term in contract.inputs
-        }
+        self._keys = contract.keys
 
     @classmethod
     def load(cls, path: str | Path, check_golden: bool = True) -> Bundle:
@@ -120,7 +115,7 @@ class Bundle:
         finite = np.isfinite(flat)
         if not finite.all():
             column = int(np.argwhere(~finite)[0][-1])
-            raise UsageError(f"observation {self._label(column)} is not finite")
+            raise UsageError(f"observation {self.contract.label(column)} is not finite")
         feeds = {"obs": np.atleast_2d(flat)}
         if self.contract.noise_dim or noise is not None:
             feeds["noise"] = np.atleast_2d(self._noise(noise, flat.shape[:-1]))
@@ -172,13 +167,6 @@ class Bundle:
         if drawn.shape != shape or not np.isfinite(drawn).all():
             raise UsageError(f"noise must be {shape} finite numbers, got {drawn.shape}")
         return drawn
-
-    def _label(self, column: int) -> str:
-        for name, term in self._keys.items():
-            if term.start <= column < term.start + term.size:
-                i = column - term.start
-                return f"{name!r} ({term.elements[i] if term.elements else i})"
-        raise AssertionError(column)
 
 
 def action_error(contract: Contract, actual: np.ndarray, expected: np.ndarray) -> float:

@@ -150,6 +150,23 @@ class Contract:
         """Observation groups in the order in which the network takes them."""
         return tuple(dict.fromkeys(term.group for term in self.inputs))
 
+    @property
+    def keys(self) -> dict[str, InputTerm]:
+        """Input terms by name; a name that several groups share is written "group/name"."""
+        names = [term.name for term in self.inputs]
+        return {
+            term.name if names.count(term.name) == 1 else f"{term.group}/{term.name}": term
+            for term in self.inputs
+        }
+
+    def label(self, column: int) -> str:
+        """Return what column `column` of the observations is, for messages."""
+        for name, term in self.keys.items():
+            if term.start <= column < term.start + term.size:
+                i = column - term.start
+                return f"{name!r} ({term.elements[i] if term.elements else i})"
+        raise IndexError(column)
+
     def to_json(self) -> str:
         """Write as JSON that `from_json` reads back to an equal contract.
 
