@@ -79,7 +79,7 @@ _SOURCE = """\
 {kernels}
 {constants}
 
-/* Returns whether NaN or an infinite number was about to be cut to a bound: it would become a full command. */
+/* Returns whether a number that is not finite was about to be cut to a bound, so to a full command. */
 static int robotrl_network(const float *obs, const float *noise, float *action)
 {{
     float w[{memory}] __attribute__((aligned(64)));
