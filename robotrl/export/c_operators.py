@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ _ELEMENTWISE = {
     "Mish": "{0} * robotrl_tanh(robotrl_softplus({0}))",
 }
 # what an operator does only if it says nothing else; how its C is written depends on nothing more
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, Any]] = {
     "Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0},
     "ArgMax": {"select_last_index": 0},
     "ReduceMean": {"noop_with_empty_axes": 0},
@@ -201,7 +202,7 @@ def _gemm(step: Operation, inputs: Sequence[Array | None], output: Array) -> lis
     assert x is not None and w is not None
     whole_row = b is not None and b.size == output.shape[1]
     bias = b.name if b is not None and whole_row else "0"
-    lines = [_linear(x.name, w.name, bias, x.shape[0], *w.shape, output.name)]
+    lines = [_linear(x.name, w.name, bias, x.shape[0], w.shape[0], w.shape[1], output.name)]
     if b is not None and not whole_row:
         lines += _elementwise("{0} + {1}", [output, b], output)
     return lines
