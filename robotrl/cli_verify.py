@@ -25,6 +25,10 @@ def verify(words: Sequence[str]) -> None:
         raise UsageError(
             "--out is the folder for what --sim, --episodes and --sweep measure: give one of them"
         )
+    if args.out is not None:
+        from robotrl.training.robustness import refuse_existing
+
+        refuse_existing(args.out)  # before anything is measured
     if args.require_delay_margin is not None and "delay" not in (args.sweep or ""):
         raise UsageError("--require-delay-margin needs --sweep delay=LOW..HIGH")
     from robotrl.export.verify import verify_bundle

@@ -248,8 +248,8 @@ def test_what_is_not_finite_is_named(tmp_path: Path) -> None:
         (np.ones(4), good, r"observations must have shape \(5,\), got \(4,\)"),
         (np.ones((1, 5)), good, r"observations must have shape \(5,\), got \(1, 5\)"),
         (1.0, good, r"observations must have shape \(5,\), got \(\)"),
-        (good, None, "decides from 5 standard normal numbers, got none"),
-        (good, np.ones(3), r"decides from 5 standard normal numbers, got \(3,\)"),
+        (good, None, r"decides from noise of shape \(5,\), got \(0,\)"),
+        (good, np.ones(3), r"decides from noise of shape \(5,\), got \(3,\)"),
     ):
         with pytest.raises(RobotrlError, match=message):
             policy(observation, noise)

@@ -1,4 +1,4 @@
-"""Bundles with further formats: proven at export, checked when read, replaced as a whole, on the command line."""
+"""Bundles with further formats: proven at export, checked when read, on the command line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from bundles import CHECKS, KINDS, TASK, failed, make_policy
+from generative_bundles import TASK as LOPSIDED
 from generative_bundles import make
 
 from robotrl.cli import main
@@ -31,8 +32,6 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, Path]:
     """A policy that decides from noise, two steps at a time, in every format."""
     policy = make("flow", 4)
     path = tmp_path_factory.mktemp("full") / "b"
-    from generative_bundles import TASK as LOPSIDED
-
     return policy, export_policy(
         policy, LOPSIDED, path, provenance={}, allow_simulation_only=True, formats=("c", "pt2")
     )

@@ -112,12 +112,11 @@ class CPolicy:
             raise UsageError(
                 f"observations must have shape {self._observation.shape}, got {np.shape(observation)}"
             )
-        if (noise is None) != (self.contract.noise_dim == 0) or np.shape(noise) != (
-            () if noise is None else self._noise.shape
-        ):
+        drawn = (0,) if noise is None else np.shape(noise)
+        if drawn != self._noise.shape:
             raise UsageError(
-                f"this policy decides from {self.contract.noise_dim} standard normal numbers, "
-                f"got {'none' if noise is None else np.shape(noise)}"
+                f"this policy decides from noise of shape {self._noise.shape}, got {drawn}: give that many "
+                "standard normal numbers, and none where it is (0,)"
             )
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused
             self._observation[:] = observation

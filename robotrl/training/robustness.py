@@ -129,7 +129,9 @@ def measure(
         result.simulators[sim] = score(task, sim, sim)
     for sweep, tasks in variants:
         scores = [
-            score(variant, sims[0], f"{sweep.name} {value:.4g}")
+            result.simulators[sims[0]]  # known already
+            if value == sweep.nominal
+            else score(variant, sims[0], f"{sweep.name} {value:.4g}")
             for variant, value in zip(tasks, sweep.values, strict=True)
         ]
         result.sweeps[sweep.name] = {"unit": sweep.unit, "values": sweep.values, "scores": scores}
@@ -186,6 +188,13 @@ def checks(result: Robustness, required_delay_margin_s: float | None = None) -> 
     return found
 
 
+def refuse_existing(out: Path) -> None:
+    """Raise UsageError where results of an earlier measurement, or files named so, are in a folder."""
+    for file in (out / ROBUSTNESS_FILE, out / ROBUSTNESS_PICTURE):
+        if file.exists():
+            raise UsageError(f"{file} exists: give --out another folder")
+
+
 def save(result: Robustness, bundle: Path, out: Path | None) -> list[Path]:
     """Write `robustness.json` and, if something was swept, `robustness.png`; return their paths.
 
@@ -200,9 +209,8 @@ def save(result: Robustness, bundle: Path, out: Path | None) -> list[Path]:
     """
     folder = bundle if out is None else out
     files = [folder / ROBUSTNESS_FILE] + ([folder / ROBUSTNESS_PICTURE] if result.sweeps else [])
-    for file in files:
-        if out is not None and file.exists():
-            raise UsageError(f"{file} exists: give --out another folder")
+    if out is not None:
+        refuse_existing(out)
     contract = Bundle.load(bundle, check_golden=False).contract
     origin = {"policy_sha256": contract.policy_sha256, "task": contract.task, "robotrl_version": __version__}
     try:
