@@ -35,10 +35,11 @@ AMPLIFYING = ("ancestral", "ddim", "expo")
 QUICK = ("-O1", "-Wall", "-Wextra", "-Werror")
 
 
-def described(width: int, noise_dim: int, out: int, atol: float = 1e-5) -> Contract:
+def described(width: int, noise_dim: int, out: int, error: float = 1e-5, limit: float = 1.0) -> Contract:
+    """A contract of actions within +-limit, whose self-test accepts an error."""
     term = InputTerm("policy", "x", "1", (width,), None, None, (), "sensor", 1.0, 0, "x", 0)
-    outputs = tuple(OutputTerm(f"a{i}", "1", -1.0, 1.0, 1.0, 0.0) for i in range(out))
-    return contract(inputs=(term,), outputs=outputs, noise_dim=noise_dim, atol=atol)
+    outputs = tuple(OutputTerm(f"a{i}", "1", -limit, limit, limit, 0.0) for i in range(out))
+    return contract(inputs=(term,), outputs=outputs, noise_dim=noise_dim, atol=error / limit)
 
 
 def compiled(
@@ -46,7 +47,8 @@ def compiled(
     network: bytes,
     rows: dict[str, np.ndarray],
     flags: tuple[str, ...] = QUICK,
-    atol: float = 1e-5,
+    error: float = 1e-5,
+    limit: float = 1.0,
 ) -> tuple[CPolicy, np.ndarray]:
     """Return a network in C, which has passed its self-test, and what onnxruntime decides for the rows."""
     session = onnxruntime.InferenceSession(network)
@@ -55,9 +57,8 @@ def compiled(
     # an operator under test may need a batch of one
     alone = [session.run(None, {n: v[i : i + 1] for n, v in feeds.items()})[0].ravel() for i in range(count)]
     action = np.stack(alone)
-    made = described(
-        rows["observation"].shape[1], rows["noise"].shape[1] if "noise" in rows else 0, action.shape[1], atol
-    )
+    noise_dim = rows["noise"].shape[1] if "noise" in rows else 0
+    made = described(rows["observation"].shape[1], noise_dim, action.shape[1], error, limit)
     source, header = to_c(network, made, {**rows, "action": action})
     folder.mkdir(exist_ok=True)
     (folder / "policy.c").write_text(source)
@@ -78,7 +79,7 @@ def test_c_agrees_with_onnxruntime(kind: str, horizon: int, tmp_path: Path) -> N
         noise = SettledNoise(policy, rng).draw(flat)
         network = to_onnx(policy.eval(), "{}")
     rows = {"observation": flat.numpy()} | ({} if noise is None else {"noise": noise.numpy()})
-    in_c, expected = compiled(tmp_path, network, rows, atol=2e-5 if kind in AMPLIFYING else 1e-5)
+    in_c, expected = compiled(tmp_path, network, rows, QUICK, 2e-5 if kind in AMPLIFYING else 1e-5, 4.0)
     actual = decisions(in_c, rows)
     assert expected.std(axis=0).min() > 0.02  # not a constant
     error = np.abs(actual - expected).max(axis=1)
@@ -178,7 +179,7 @@ def test_operator_agrees_with_onnxruntime(
     if kind in ("Pow", "Exp"):  # of negative numbers undefined, and of large ones
         rows = rng.uniform(0.1, 3.0, (20, width))
     given = {"observation": rows.astype(np.float32)}
-    in_c, expected = compiled(tmp_path, with_float_output(network), given, atol=1e-3)
+    in_c, expected = compiled(tmp_path, with_float_output(network), given, QUICK, 1e-3, 1e30)
     np.testing.assert_allclose(
         decisions(in_c, given), expected, rtol=2e-6, atol=1e-5 if kind in SUMS else 2e-6
     )
@@ -244,7 +245,7 @@ def test_what_is_not_finite_is_named(tmp_path: Path) -> None:
     for observation, noise, message in (
         (np.array([1.0, 1.0, 1.0, 1e300, 1.0]), good, r"observation 'x' \(3\) is not finite"),
         (good, good * np.nan, "noise is not finite"),
-        (huge, -huge, "the network's action is not finite"),
+        (huge, -huge, "the network's action is not finite, or outside"),
         (np.ones(4), good, r"observations must have shape \(5,\), got \(4,\)"),
         (np.ones((1, 5)), good, r"observations must have shape \(5,\), got \(1, 5\)"),
         (1.0, good, r"observations must have shape \(5,\), got \(\)"),

@@ -49,6 +49,7 @@ class Bundle:
         self._session = session
         self._width = contract.input_size
         self._keys = contract.keys
+        self._low, self._high = contract.command_range()
 
     @classmethod
     def load(cls, path: str | Path, check_golden: bool = True) -> Bundle:
@@ -103,7 +104,7 @@ class Bundle:
         Raises:
             UsageError: wrong shape, noise that is missing or not asked for, or a value that is not
                 finite as float32.
-            RobotrlError: the network returned a value that is not finite.
+            RobotrlError: the network returned a value that is not finite, or outside its limits.
         """
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
             flat = np.asarray(observation, dtype=np.float32)
@@ -120,11 +121,10 @@ class Bundle:
         if self.contract.noise_dim or noise is not None:
             feeds["noise"] = np.atleast_2d(self._noise(noise, flat.shape[:-1]))
         action = self._session.run(None, feeds)[0]
-        finite = np.isfinite(action)
-        if not finite.all():
-            outputs = self.contract.outputs
-            name = outputs[int(np.argwhere(~finite)[0][-1]) % len(outputs)].name
-            raise RobotrlError(f"the network's action {name!r} is not finite")
+        within = (action >= self._low) & (action <= self._high)  # False for NaN
+        if not within.all():
+            row, column = np.argwhere(~within)[0]
+            raise RobotrlError(self.contract.refusal(int(column), float(action[row, column])))
         return action[0] if flat.ndim == 1 else action
 
     def observation(self, terms: Mapping[str, Any]) -> np.ndarray:

@@ -106,7 +106,7 @@ class CPolicy:
 
         Raises:
             UsageError: wrong shape, noise that is missing or not asked for, or a value that is not finite.
-            RobotrlError: the network returned a value that is not finite.
+            RobotrlError: the network returned a value that is not finite, or outside its limits.
         """
         if np.shape(observation) != self._observation.shape:
             raise UsageError(
@@ -118,10 +118,9 @@ class CPolicy:
                 f"this policy decides from noise of shape {self._noise.shape}, got {drawn}: give that many "
                 "standard normal numbers, and none where it is (0,)"
             )
-        with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused
-            self._observation[:] = observation
-            if noise is not None:
-                self._noise[:] = noise
+        _fill(self._observation, observation)
+        if noise is not None:
+            _fill(self._noise, noise)
         status = self._decide(*self._pointers)
         if status == _BAD_OBSERVATION:
             column = int(np.argmin(np.isfinite(self._observation)))
@@ -129,5 +128,13 @@ class CPolicy:
         if status == _BAD_NOISE:
             raise UsageError("noise is not finite")
         if status != _OK:
-            raise RobotrlError("the network's action is not finite")
+            raise RobotrlError("the network's action is not finite, or outside its limits")
         return self._action.copy()
+
+
+def _fill(target: np.ndarray, values: np.ndarray) -> None:
+    if isinstance(values, np.ndarray) and values.dtype == np.float32:
+        target[:] = values
+        return
+    with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused
+        target[:] = values

@@ -41,7 +41,7 @@ enum robotrl_status {{
     ROBOTRL_OK = 0,
     ROBOTRL_BAD_OBSERVATION = 1, /* NaN or infinite */
     ROBOTRL_BAD_NOISE = 2,       /* NaN or infinite */
-    ROBOTRL_BAD_ACTION = 3       /* the network returned NaN or an infinite number */
+    ROBOTRL_BAD_ACTION = 3       /* the network returned NaN, an infinite number or one outside its limits */
 }};
 
 #ifdef __cplusplus
@@ -96,6 +96,8 @@ static const char contract[] =
 
 const char *robotrl_contract(void) {{ return contract; }}
 
+{limits}
+
 int robotrl_decide(const float *observation, const float *noise, float *action)
 {{
     float decision[ROBOTRL_HORIZON * ROBOTRL_ACTIONS];
@@ -103,6 +105,8 @@ int robotrl_decide(const float *observation, const float *noise, float *action)
     if (ROBOTRL_NOISE > 0 && !robotrl_all_finite(noise, ROBOTRL_NOISE)) return ROBOTRL_BAD_NOISE;
     if (robotrl_network(observation, noise, decision)) return ROBOTRL_BAD_ACTION;
     if (!robotrl_all_finite(decision, ROBOTRL_HORIZON * ROBOTRL_ACTIONS)) return ROBOTRL_BAD_ACTION;
+    for (int i = 0; i < ROBOTRL_HORIZON * ROBOTRL_ACTIONS; i++)
+        if (!(decision[i] >= lowest[i] && decision[i] <= highest[i])) return ROBOTRL_BAD_ACTION;
     memcpy(action, decision, sizeof decision);
     return ROBOTRL_OK;
 }}
@@ -154,7 +158,8 @@ def to_c(network: bytes, contract: Contract, golden: Mapping[str, np.ndarray]) -
         name: golden[name][:tested] for name in ("observation", "action", "noise") if name in golden
     }
     arrays = [declare(f"golden_{name}", np.asarray(values)) for name, values in recorded.items()]
-    limits = np.array([contract.atol * max(1.0, term.scale) for term in contract.outputs])
+    tolerance = np.array([contract.atol * max(1.0, term.scale) for term in contract.outputs])
+    limits = zip(("lowest", "highest"), contract.command_range(), strict=True)
     title = f"Policy for {_comment(contract.task['name'])}"
     source = _SOURCE.format(
         title=title,
@@ -164,8 +169,9 @@ def to_c(network: bytes, contract: Contract, golden: Mapping[str, np.ndarray]) -
         memory=made.memory,
         body=made.body,
         contract=_string(contract.inside().to_json()),
+        limits="\n".join(declare(name, values) for name, values in limits),
         tested=tested,
-        golden="\n".join([*arrays, declare("tolerance", limits)]),
+        golden="\n".join([*arrays, declare("tolerance", tolerance)]),
     )
     header = _HEADER.format(
         title=title,
