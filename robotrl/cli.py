@@ -19,6 +19,7 @@ import robotrl
 from robotrl.cli_actuator_net import actuator_net
 from robotrl.cli_collect import collect
 from robotrl.cli_deploy import deploy, tell
+from robotrl.cli_export import export
 from robotrl.cli_simulate_robot import simulate_robot
 from robotrl.cli_verify import verify
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
@@ -237,35 +238,6 @@ def _evaluate(words: Sequence[str]) -> None:
     _table(["evaluation", str(args.run)], rows)
 
 
-def _export(words: Sequence[str]) -> None:
-    parser = _parser(
-        "export",
-        "Write a run's policy as a bundle: policy.onnx, contract.json (what every input and output means)\n"
-        "and golden.npz (recorded inputs and outputs).",
-        "export runs/NAME\nexport runs/NAME --out walker.bundle\nexport runs/NAME --out fast.bundle "
-        "--steps 4",
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        help="folder to create (default: bundle in the run, where an older one is replaced)",
-    )
-    parser.add_argument(
-        "--allow-simulation-only",
-        action="store_true",
-        help="export a policy although it acts on what no robot can measure",
-    )
-    parser.add_argument(
-        "--steps", metavar="K", type=int, help="denoising steps of one decision (default: as in training)"
-    )
-    args = parser.parse_args(words)
-    from robotrl.training.exporting import export_run
-
-    print(export_run(args.run, args.out, args.allow_simulation_only, args.steps))
-
-
 def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
@@ -306,7 +278,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "list": _list,
     "train": _train,
     "evaluate": _evaluate,
-    "export": _export,
+    "export": export,
     "verify": verify,
     "deploy": deploy,
     "tell": tell,

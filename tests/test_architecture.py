@@ -38,11 +38,12 @@ ALLOWED = {
     "cli_actuator_net": {"core", "terminal", "training"},
     "cli_collect": {"core", "compose", "terminal", "training"},
     "cli_deploy": {"core", "terminal", "deploy"},
+    "cli_export": {"core", "terminal", "training"},
     "cli_simulate_robot": {"core", "terminal", "deploy", "training"},
     "cli_verify": {"core", "terminal", "export", "training"},
     "cli": {
         "core", "compose", "envs", "training", "terminal", "cli_actuator_net", "cli_collect", "cli_deploy",
-        "cli_simulate_robot", "cli_verify", "",
+        "cli_export", "cli_simulate_robot", "cli_verify", "",
     },
     "gym": {"compose", "envs"},
     "registration": {"core"},
