@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 from runtime_common import AXES, DEFAULT, DT_S, JOINTS, KD_, KP_, Arm, Bench, contract, layout, term
 
 from robotrl.core.errors import RobotrlError, UsageError
@@ -367,6 +368,11 @@ def test_a_log_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> Non
     bench.step(1500)
     bench.runtime._log.close()
     whole = read_log(tmp_path / "run.mcap")
+    assert len(whole.times_s) == 1500
+    with open(tmp_path / "run.mcap", "rb") as file:  # as other tools read it, by its index
+        summary = make_reader(file).get_summary()
+    assert summary is not None and summary.statistics is not None
+    assert summary.statistics.message_count == 4500
     raw = (tmp_path / "run.mcap").read_bytes()
     for share in (0.4, 0.6, 0.601, 0.602, 0.8):
         (tmp_path / "cut.mcap").write_bytes(raw[: round(share * len(raw))])

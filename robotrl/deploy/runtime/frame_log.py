@@ -183,7 +183,7 @@ class _McapFile:
     def __init__(self, path: Path, layout: Layout) -> None:
         mcap = import_mcap()
         self._layout = layout
-        self._stream = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by `close`
+        self._stream = open(path, "xb")  # noqa: SIM115 - closed by `close`
         self._writer = mcap.writer.Writer(self._stream, chunk_size=_CHUNK)
         self._writer.start(profile="", library="robotrl")
         self._channels = {}
