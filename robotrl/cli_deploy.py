@@ -18,7 +18,7 @@ from robotrl.terminal import command_parser, print_table, read_key
 
 if TYPE_CHECKING:
     from robotrl.deploy.bundle import Bundle
-    from robotrl.deploy.runtime.decide import Network
+    from robotrl.deploy.controller import Decides
     from robotrl.deploy.runtime.operator import Operator
     from robotrl.deploy.runtime.runtime import Status
 
@@ -44,7 +44,7 @@ def deploy(words: Sequence[str]) -> None:
     key = read_key(args.key_file)
 
     from robotrl.deploy.bundle import Bundle
-    from robotrl.deploy.runtime.decide import check_recordings, decider, execution
+    from robotrl.deploy.runtime.decide import check_recordings, execution
     from robotrl.deploy.runtime.limits import Limits, read_limits
     from robotrl.deploy.runtime.link import WatchedRobot
     from robotrl.deploy.runtime.priority import RUNTIME, real_time
@@ -57,7 +57,7 @@ def deploy(words: Sequence[str]) -> None:
     if dt_s is None or contract.robot is None:
         raise RobotrlError(f"{args.bundle} does not say which robot it is for, or how fast: export it again")
     network = network_of(args.policy, bundle)
-    acts = execution(args.chunks, decider(network, contract), contract, limits.hold_steps)
+    acts = execution(args.chunks, network, limits.hold_steps)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     with robot_address(args.robot, args.bundle) as address:
         robot = WatchedRobot(address, limits.silence_s(dt_s), key)
@@ -67,7 +67,7 @@ def deploy(words: Sequence[str]) -> None:
                 contract,
                 bundle.golden,
                 acts,
-                lambda: check_recordings(network, contract, bundle.golden),
+                lambda: check_recordings(network, bundle.golden),
                 robot,
                 limits,
                 Rate(dt_s, args.spin),
@@ -158,7 +158,7 @@ torch and MuJoCo for the simulated robot only. Exit code 0: no guard had to act,
     return parser.parse_args(words)
 
 
-def network_of(kind: str, bundle: Bundle) -> Network:
+def network_of(kind: str, bundle: Bundle) -> Decides:
     """Return what computes a bundle's decisions.
 
     Args:

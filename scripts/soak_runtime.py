@@ -22,7 +22,7 @@ from bench_common import provenance, write_json
 from robotrl.cli_deploy import network_of, robot_address
 from robotrl.core.errors import UsageError
 from robotrl.deploy.bundle import Bundle
-from robotrl.deploy.runtime.decide import check_recordings, decider, execution
+from robotrl.deploy.runtime.decide import check_recordings, execution
 from robotrl.deploy.runtime.limits import Limits
 from robotrl.deploy.runtime.link import WatchedRobot
 from robotrl.deploy.runtime.operator import Automatic
@@ -85,7 +85,7 @@ def main() -> None:
     if contract.control_dt_s is None:
         raise UsageError(f"{args.bundle} does not tell its control rate")
     network = network_of(args.policy, bundle)
-    acts = execution("queue", decider(network, contract), contract, LIMITS.hold_steps)
+    acts = execution("queue", network, LIMITS.hold_steps)
     with robot_address("sim", args.bundle) as address:
         robot = WatchedRobot(address, LIMITS.silence_s(contract.control_dt_s))
         try:
@@ -94,7 +94,7 @@ def main() -> None:
                 contract,
                 bundle.golden,
                 acts,
-                lambda: check_recordings(network, contract, bundle.golden),
+                lambda: check_recordings(network, bundle.golden),
                 robot,
                 LIMITS,
                 Rate(contract.control_dt_s),

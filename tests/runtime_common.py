@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from robotrl.deploy.contract import SCHEMA, Contract, InputTerm, OutputTerm
+from robotrl.deploy.controller import BundleController
 from robotrl.deploy.robot_contract import Drive, Joint, Robot
-from robotrl.deploy.runtime.chunks import Execution, Queue
+from robotrl.deploy.runtime.chunks import Execution
 from robotrl.deploy.runtime.limits import Limits
 from robotrl.deploy.runtime.rate import Rate, Tick
 from robotrl.deploy.runtime.robots.robot import KD, KP, POSITION, VELOCITY, Command, Layout, Reading, Signal
@@ -143,6 +144,16 @@ class Arm:
             self.q = self.q + self.qd * dt_s / 20
 
 
+class Network:
+    """Decides by a function of the observation (D,) -> (h, A)."""
+
+    def __init__(self, decide: Callable[[np.ndarray], np.ndarray], made: Contract) -> None:
+        self._decide, self.contract = decide, made
+
+    def __call__(self, observation: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        return self._decide(observation).reshape(-1)
+
+
 class Bench:
     """A runtime on the arm, stepped by hand on a clock that tests set.
 
@@ -166,7 +177,7 @@ class Bench:
         self.runtime = Runtime(
             made,
             {"observation": ends},
-            execution or Queue(decide),
+            execution or BundleController(Network(decide, made)),
             options.pop("self_test", lambda: None),
             self.arm,
             limits or Limits(),

@@ -38,7 +38,8 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy = make_policy(GaussianPolicy, task)
     for parameter in policy.parameters():
         parameter.data.mul_(0.5)
-    return export_policy(policy, task, tmp_path_factory.mktemp("arm") / "bundle", provenance={"seed": 0})
+    folder = tmp_path_factory.mktemp("arm") / "bundle"
+    return export_policy(policy, task, folder, provenance={"seed": 0}, formats=("onnx", "c"))
 
 
 @pytest.fixture(scope="module")
@@ -264,8 +265,9 @@ def test_a_simulated_robot_ends_with_who_started_it(arm: Path, tmp_path: Path) -
 
 
 def test_a_stopped_deployment_is_damped_in_its_stated_time(arm: Path, limits: str, tmp_path: Path) -> None:
-    """SIGSTOP of the whole program in POLICY: the watchdog damps, and what wakes up is told."""
+    """SIGSTOP of the whole program in POLICY, of the C: the watchdog damps, and what wakes up is told."""
     words = ("deploy", str(arm), "--robot", "sim", "--yes", "--log", "run.mcap", "--limits", limits)
+    words = (*words, "--policy", "c")
     with running(*words, cwd=tmp_path) as process:
         expect(process, "POLICY")
         process.send_signal(signal.SIGSTOP)

@@ -238,6 +238,42 @@ def test_every_guard_damps_in_every_armed_state(
     np.testing.assert_array_equal(bench.arm.last, bench.arm.damping)
 
 
+def test_the_mean_speed_of_all_joints_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    for speed, state in ((14.9, State.POLICY), (15.1, State.DAMPING)):
+        bench = Bench(tmp_path)
+        bench.to_policy()
+        bench.arm.spoil = lambda values, speed=speed: values.__setitem__(slice(2, 4), [speed, -speed])  # type: ignore[misc]
+        bench.step(1)
+        assert bench.machine.state is state
+
+
+def test_a_quaternion_has_norm_one(tmp_path: Path) -> None:
+    """Its elements are found by name, in the robot's order."""
+    signals = (*layout().signals, Signal("orientation", "1", ("x", "y", "z", "w")))
+    inputs = (*contract().inputs, term("orientation", 7, "1", ("w", "x", "y", "z")))
+    half = math.sqrt(0.5)
+    for quaternion, state in (
+        ([half, 0.0, 0.0, half], State.POLICY),
+        ([half, 0.0, 0.0, half * 1.08], State.POLICY),  # norm 1.041
+        ([half, 0.0, 0.0, half * 1.12], State.DAMPING),  # norm 1.062
+        ([0.0, 0.0, 0.0, 0.0], State.DAMPING),
+    ):
+
+        class Oriented(Arm):
+            shown = [half, 0.0, 0.0, half]  # noqa: RUF012
+
+            def read(self):  # type: ignore[no-untyped-def]
+                reading = super().read()
+                return dataclasses.replace(reading, values=np.append(reading.values, self.shown))
+
+        arm = Oriented(signals=signals)
+        bench = Bench(tmp_path, arm=arm, made=contract(inputs=inputs))
+        bench.to_policy()
+        arm.shown = quaternion
+        bench.step(1)
+        assert bench.machine.state is state
+
+
 def test_a_sensor_that_falls_silent_damps_when_it_is_too_old(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.to_policy()
@@ -378,6 +414,7 @@ def test_a_log_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> Non
         (tmp_path / "cut.mcap").write_bytes(raw[: round(share * len(raw))])
         cut = read_log(tmp_path / "cut.mcap")
         steps = len(cut.times_s)
+        assert len(cut.states) == steps
         assert 0.2 * share < steps / 1500 <= share + 0.1
         np.testing.assert_array_equal(cut.signals["joint_position"], whole.signals["joint_position"][:steps])
     for content in (raw[:20], b"", b"not a log"):
@@ -401,6 +438,7 @@ def test_a_run_ends_damped_after_its_duration(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     assert bench.runtime.run(Automatic(), 6.0) is False
     summary = bench.runtime.summary()
+    assert 0 < summary.age["p50_s"] < 0.0015
     assert summary.policy_s == pytest.approx(6.0) and summary.events == [] and summary.doubts() == []
     assert summary.verdict().startswith("safe to try on hardware")
     assert [command.state for command in bench.arm.sent].count(State.DAMPING) == 26

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runtime_common import DEFAULT, DT_S, EFFORT, KD_, KP_, contract
+from runtime_common import DEFAULT, DT_S, EFFORT, KD_, KP_, Network, contract
 
-from robotrl.core.errors import UsageError
+from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.robot_contract import Drive
-from robotrl.deploy.runtime.chunks import Queue, RealTimeChunks, TemporalEnsemble, UnderrunError
+from robotrl.deploy.runtime.chunks import RealTimeChunks, TemporalEnsemble, UnderrunError
+from robotrl.deploy.runtime.decide import check_recordings, execution
 from robotrl.deploy.runtime.drives import Drives, minimum_jerk
 from robotrl.deploy.runtime.histogram import Histogram
 from robotrl.deploy.runtime.limits import Limits, read_limits
@@ -87,20 +88,6 @@ def test_quantiles_are_those_of_the_sorted_durations() -> None:
 def chunk(start: float, horizon: int = 6) -> np.ndarray:
     """A decision that counts: start, start + 1, ..., of one action."""
     return start + np.arange(float(horizon)).reshape(-1, 1)
-
-
-def test_a_queue_plays_decisions_to_their_end() -> None:
-    asked: list[float] = []
-
-    def decide(observation: np.ndarray) -> np.ndarray:
-        asked.append(float(observation[0]))
-        return chunk(100 * observation[0], 3)
-
-    queue = Queue(decide)
-    played = [float(queue(np.array([float(t)]))[0]) for t in range(5)]
-    assert played == [0, 1, 2, 300, 301] and asked == [0, 3]
-    queue.reset()
-    assert float(queue(np.array([5.0]))[0]) == 500
 
 
 def test_temporal_ensembling_is_the_weighted_mean_of_all_predictions() -> None:
@@ -182,6 +169,43 @@ def test_real_time_chunks_in_their_own_thread() -> None:
 def test_real_time_chunks_need_some_of_a_decision_to_play_on(execute: int) -> None:
     with pytest.raises(UsageError, match="1 <= execute < 6"):
         RealTimeChunks(lambda o: chunk(0), 6, execute)
+
+
+def test_ways_of_execution_and_what_they_need() -> None:
+    made = contract(horizon=6, noise_dim=3)
+    noises: list[np.ndarray] = []
+
+    class Chunks:
+        contract = made
+
+        def __call__(self, observation: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+            assert noise is not None and noise.shape == (3,) and noise.dtype == np.float32
+            noises.append(noise)
+            return np.arange(12.0) + 100 * observation[0]
+
+    played = {}
+    for kind in ("queue", "ensemble", "realtime"):
+        play = execution(kind, Chunks(), 3, seed=7)
+        played[kind] = [play(np.full(7, float(t))).tolist() for t in range(2)]
+    assert played["queue"] == played["realtime"] == [[0, 1], [2, 3]]
+    weight = math.exp(-0.01)
+    np.testing.assert_allclose(
+        played["ensemble"][1], np.array([2 + 100 * weight, 3 + 101 * weight]) / (1 + weight)
+    )
+    np.testing.assert_array_equal(noises[0], noises[1])  # the same seed
+    with pytest.raises(UsageError, match="one action at a time"):
+        execution("ensemble", Network(lambda o: chunk(0, 1), contract()), 3)
+    with pytest.raises(UsageError, match="expected queue, ensemble, realtime"):
+        execution("fast", Chunks(), 3)
+
+
+def test_recordings_that_do_not_come_out_again_are_refused() -> None:
+    golden = {"observation": np.zeros((2, 7), np.float32), "action": np.full((2, 2), 0.25, np.float32)}
+    made = contract()
+    check_recordings(Network(lambda o: np.array([[0.25, 0.25 + 9e-6]]), made), golden)
+    for wrong in (0.25 + 2e-5, math.nan):
+        with pytest.raises(RobotrlError, match="do not come out again"):
+            check_recordings(Network(lambda o, wrong=wrong: np.array([[0.25, wrong]]), made), golden)  # type: ignore[misc]
 
 
 def drives(**changes: Any) -> Drives:

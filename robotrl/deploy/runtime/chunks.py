@@ -1,6 +1,7 @@
 """From decisions, each of which may hold several actions, to the action of each control step.
 
-Shapes: h actions of one decision, A numbers of an action. `decide` maps an observation (D,) to (h, A).
+`BundleController` plays a decision to its end before the next one; here are the other ways. Shapes: h actions
+of one decision, A numbers of an action. `decide` maps an observation (D,) to (h, A).
 """
 
 from __future__ import annotations
@@ -28,26 +29,6 @@ class Execution(Protocol):
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """Return the action (A,) of this control step, given its observation (D,)."""
-
-
-class Queue:
-    """Executes a decision to its end, open loop, then decides anew."""
-
-    def __init__(self, decide: Decide) -> None:
-        self._decide = decide
-        self._left: np.ndarray | None = None
-
-    def reset(self) -> None:
-        """Forget what is left of the decision."""
-        self._left = None
-
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """Return the next action."""
-        if self._left is None or len(self._left) == 0:
-            self._left = self._decide(observation)
-        action: np.ndarray = self._left[0]
-        self._left = self._left[1:]
-        return action
 
 
 class TemporalEnsemble:

@@ -1,68 +1,56 @@
-"""From a bundle to decisions: through onnxruntime, or through its compiled C."""
+"""From what makes decisions to what executes them, and the proof that it decides as it did in training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.bundle import action_error
-from robotrl.deploy.contract import Contract
-from robotrl.deploy.runtime.chunks import Decide, Execution, Queue, RealTimeChunks, TemporalEnsemble
+from robotrl.deploy.controller import BundleController, Decides
+from robotrl.deploy.runtime.chunks import Execution, RealTimeChunks, TemporalEnsemble
 
-Network = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
-"""Maps an observation (D,) and noise (k,) or None to a decision (h*A,) in physical units."""
 EXECUTIONS = ("queue", "ensemble", "realtime")
 
 
-def decider(network: Network, contract: Contract, seed: int = 0) -> Decide:
-    """Return what maps an observation (D,) to the h actions (h, A) of a decision.
+def execution(kind: str, network: Decides, hold_steps: int, seed: int = 0) -> Execution:
+    """Return a way of executing decisions.
 
     Args:
-        network: of the policy.
-        contract: of the policy.
+        kind: one of `EXECUTIONS`.
+        network: makes them.
+        hold_steps: control steps for which an action is held when a decision is late.
         seed: of the noise that decisions are made from.
+
+    Raises:
+        UsageError: there is no such way, or it needs decisions of several actions.
     """
+    contract = network.contract
+    if kind not in EXECUTIONS:
+        raise UsageError(f"--chunks {kind}: expected {', '.join(EXECUTIONS)}")
+    if kind == "queue":
+        return BundleController(network, seed)
+    if contract.horizon == 1:
+        raise UsageError(f"--chunks {kind}: this policy decides one action at a time, leave it out")
     rng = np.random.default_rng(seed)
 
     def decide(observation: np.ndarray) -> np.ndarray:
         noise = rng.standard_normal(contract.noise_dim, dtype=np.float32) if contract.noise_dim else None
         return network(observation, noise).reshape(contract.horizon, -1)
 
-    return decide
-
-
-def execution(kind: str, decide: Decide, contract: Contract, hold_steps: int) -> Execution:
-    """Return a way of executing decisions.
-
-    Args:
-        kind: one of `EXECUTIONS`.
-        decide: maps an observation to a decision.
-        contract: of the policy.
-        hold_steps: control steps for which an action is held when a decision is late.
-
-    Raises:
-        UsageError: there is no such way, or it needs decisions of several actions.
-    """
-    if kind not in EXECUTIONS:
-        raise UsageError(f"--chunks {kind}: expected {', '.join(EXECUTIONS)}")
-    if kind == "queue":
-        return Queue(decide)
-    if contract.horizon == 1:
-        raise UsageError(f"--chunks {kind}: this policy decides one action at a time, leave it out")
     if kind == "ensemble":
         return TemporalEnsemble(decide)
     return RealTimeChunks(decide, contract.horizon, max(1, contract.horizon // 2), hold_steps)
 
 
-def check_recordings(network: Network, contract: Contract, golden: Mapping[str, np.ndarray]) -> None:
+def check_recordings(network: Decides, golden: Mapping[str, np.ndarray]) -> None:
     """Refuse a network that does not return the recorded decisions on this machine.
 
     Raises:
         RobotrlError: says by how much.
     """
-    noise = golden.get("noise")
+    contract, noise = network.contract, golden.get("noise")
     decisions = [
         network(observation, None if noise is None else noise[i])
         for i, observation in enumerate(golden["observation"])
