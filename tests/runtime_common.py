@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from test_deploy import contract as hand_contract
 
-from robotrl.deploy.contract import SCHEMA, Contract, InputTerm, OutputTerm
+from robotrl.deploy.contract import Contract, InputTerm, OutputTerm
 from robotrl.deploy.controller import BundleController
 from robotrl.deploy.robot_contract import Drive, Joint, Robot
 from robotrl.deploy.runtime.chunks import Execution
@@ -42,32 +43,15 @@ def contract(**changes: object) -> Contract:
         Joint(name, "rad", -1.5, 1.5, default) for name, default in zip(JOINTS, DEFAULT, strict=True)
     )
     drives = tuple(Drive(f"{n}_servo", "position", n, KP_, KD_, EFFORT, None, 1.0) for n in JOINTS)
-    made = Contract(
-        schema=SCHEMA,
-        created="2026-11-21T00:00:00+00:00",
-        robotrl_version="0.1.0",
-        git_commit=None,
-        mujoco_version=None,
-        task={"name": "arm", "_target_": "nowhere.Arm", "options": {}},
-        model_sha256=None,
-        control_hz=1.0 / DT_S,
-        control_dt_s=DT_S,
-        physics_dt_s=0.002,
+    made = dataclasses.replace(
+        hand_contract(),
         inputs=(
             term("joint_position", 0, "rad", JOINTS),
             term("joint_velocity", 2, "rad/s", JOINTS),
             term("projected_gravity", 4, "1", AXES),
         ),
         outputs=tuple(OutputTerm(f"{n}_servo", "rad", -1.5, 1.5, 1.5, 0.0) for n in JOINTS),
-        horizon=1,
-        noise_dim=0,
-        sampling_steps=None,
-        atol=1e-5,
-        golden_sha256="",
-        policy_sha256=None,
-        files={},
         robot=Robot("arm", joints, drives, (0.0, 0.02), (0.0, 0.02)),
-        training={},
     )
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
