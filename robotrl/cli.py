@@ -18,7 +18,9 @@ from typing import Any
 import robotrl
 from robotrl.cli_actuator_net import actuator_net
 from robotrl.cli_collect import collect
+from robotrl.cli_deploy import deploy, tell
 from robotrl.cli_export import export
+from robotrl.cli_simulate_robot import simulate_robot
 from robotrl.cli_verify import verify
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.terminal import command_parser as _parser
@@ -44,9 +46,12 @@ commands:
   evaluate      score a trained policy on fresh episodes
   export        write a run's policy as a bundle that needs neither torch nor MuJoCo
   verify        check that a bundle does what the trained policy did
+  deploy        run a bundle on a robot, or on a simulated one
+  tell          say arm, go, stop or reset to a deployment elsewhere
   play          watch a policy, or record it
   collect       record episodes of a policy as a dataset
   report        write a run's learning curves and facts as one HTML page
+  simulate-robot  a simulated robot for `deploy`, in a process of its own
   actuator-net  learn a joint's actuator from logs of the robot
 
 options:
@@ -275,6 +280,9 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": _evaluate,
     "export": export,
     "verify": verify,
+    "deploy": deploy,
+    "tell": tell,
+    "simulate-robot": simulate_robot,
     "collect": collect,
     "play": _play,
     "report": _report,
