@@ -18,6 +18,7 @@ from typing import Any
 import robotrl
 from robotrl.cli_actuator_net import actuator_net
 from robotrl.cli_collect import collect
+from robotrl.cli_ros2 import ros2
 from robotrl.cli_verify import verify
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.terminal import command_parser as _parser
@@ -46,6 +47,7 @@ commands:
   play          watch a policy, or record it
   collect       record episodes of a policy as a dataset
   report        write a run's learning curves and facts as one HTML page
+  ros2          write a bundle's ROS 2 package
   actuator-net  learn a joint's actuator from logs of the robot
 
 options:
@@ -306,6 +308,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "collect": collect,
     "play": _play,
     "report": _report,
+    "ros2": ros2,
     "actuator-net": actuator_net,
 }
 

@@ -37,9 +37,11 @@ ALLOWED = {
     "terminal": {"core"},
     "cli_actuator_net": {"core", "terminal", "training"},
     "cli_collect": {"core", "compose", "terminal", "training"},
+    "cli_ros2": {"core", "terminal", "export"},
     "cli_verify": {"core", "terminal", "export", "training"},
     "cli": {
-        "core", "compose", "envs", "training", "terminal", "cli_actuator_net", "cli_collect", "cli_verify",
+        "core", "compose", "envs", "training", "terminal", "cli_actuator_net", "cli_collect", "cli_ros2",
+        "cli_verify",
         "",
     },
     "gym": {"compose", "envs"},
