@@ -39,11 +39,12 @@ ALLOWED = {
     "cli_collect": {"core", "compose", "terminal", "training"},
     "cli_deploy": {"core", "terminal", "deploy"},
     "cli_export": {"core", "terminal", "training"},
+    "cli_ros2": {"core", "terminal", "export"},
     "cli_simulate_robot": {"core", "terminal", "deploy", "training"},
     "cli_verify": {"core", "terminal", "export", "training"},
     "cli": {
         "core", "compose", "envs", "training", "terminal", "cli_actuator_net", "cli_collect", "cli_deploy",
-        "cli_export", "cli_simulate_robot", "cli_verify", "",
+        "cli_export", "cli_ros2", "cli_simulate_robot", "cli_verify", "",
     },
     "gym": {"compose", "envs"},
     "registration": {"core"},
