@@ -286,6 +286,7 @@ def test_what_there_is_no_c_for_is_named() -> None:
     for network, message in (
         (one_operator("Asin", [(1, 4)]), "there is no C for operator Asin; .*leave out --format c"),
         (one_operator("Gemm", [(1, 4), (4, 4)], alpha=2.0), "operator Gemm with alpha=2.0"),
+        (one_operator("Max", [(1, 4), (1, 4), (1, 4)]), "operator Max of 3 operands"),
         (one_operator("Softmax", [(2, 2)], axis=0), "operator Softmax not along the last axis"),
     ):
         with pytest.raises(RobotrlError, match=message) as caught:
