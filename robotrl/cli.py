@@ -18,6 +18,7 @@ from typing import Any
 import robotrl
 from robotrl.cli_actuator_net import actuator_net
 from robotrl.cli_collect import collect
+from robotrl.cli_sysid import sysid
 from robotrl.cli_verify import verify
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.terminal import command_parser as _parser
@@ -47,6 +48,7 @@ commands:
   collect       record episodes of a policy as a dataset
   report        write a run's learning curves and facts as one HTML page
   actuator-net  learn a joint's actuator from logs of the robot
+  sysid         identify friction, masses, gains and delays of the model from logs of the robot
 
 options:
   -h, --help    this text; `robotrl COMMAND --help` explains a command
@@ -307,6 +309,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "play": _play,
     "report": _report,
     "actuator-net": actuator_net,
+    "sysid": sysid,
 }
 
 

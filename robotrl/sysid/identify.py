@@ -1,0 +1,118 @@
+"""From logs to a fitted model, its uncertainty and a realism section to train with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from robotrl import __version__
+from robotrl.core.errors import UsageError
+from robotrl.core.files import new_folder
+from robotrl.sysid.estimates import Estimate, estimates_of, realism_yaml
+from robotrl.sysid.fit import Fit, fit, toolbox
+from robotrl.sysid.identified_model import read_spec, write_model
+from robotrl.sysid.log import read_log
+from robotrl.sysid.parameters import read_parameters, unknowns_of
+from robotrl.sysid.pictures import draw_fits, write_page
+from robotrl.sysid.prediction import Predictor
+
+
+@dataclass(frozen=True)
+class Residual:
+    """How far a signal is from what was measured, over all logs.
+
+    Args:
+        signal: name of its column.
+        unit: "" where it is not known.
+        before: root mean square of the nominal model's error.
+        after: of the fitted model's.
+    """
+
+    signal: str
+    unit: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What `identify` found and where it wrote it."""
+
+    folder: Path
+    estimates: list[Estimate]
+    residuals: list[Residual]
+
+
+def identify(
+    logs: Sequence[Path], model: Path, parameters: Path, out: Path, interval_factor: float = 2.0
+) -> Identification:
+    """Fit a model to logs and write what was found into a new folder.
+
+    The folder holds identified.xml, estimates.json, realism.yaml, report.html and a picture of each log.
+
+    Args:
+        logs: CSV files (`robotrl.sysid.log`).
+        model: MJCF file.
+        parameters: YAML file (`robotrl.sysid.parameters.Parameters`).
+        out: folder to make.
+        interval_factor: what training draws from: estimate -+ this many half-widths of the 95 % interval.
+
+    Raises:
+        UsageError: a file is missing or wrong, the files do not fit each other, or the folder exists.
+        RobotrlError: a log cannot be read, or MJCF cannot hold the fitted model.
+    """
+    if not (math.isfinite(interval_factor) and interval_factor > 0.0):
+        raise UsageError(f"the interval factor must be above 0, got {interval_factor}")
+    if out.exists():
+        raise UsageError(f"{out} exists and is left as it is: name another folder with --out")
+    toolbox()
+    spec = read_spec(model)
+    unknowns = unknowns_of(spec.compile(), read_parameters(parameters))
+    predictor = Predictor(spec, [read_log(path) for path in logs], unknowns)
+    found = fit(predictor)
+    estimates = estimates_of(unknowns, found, interval_factor, float(predictor.model.opt.timestep))
+    residuals = _residuals(predictor, found)
+    with new_folder(out) as folder:
+        write_model(folder / "identified.xml", model, unknowns, found.values)
+        (folder / "realism.yaml").write_text(realism_yaml(estimates, interval_factor), encoding="utf-8")
+        document = {
+            "robotrl_version": __version__,
+            "mujoco_version": mujoco.__version__,
+            "model": model.name,
+            "logs": [path.name for path in logs],
+            "interval_factor": interval_factor,
+            "estimates": [each.as_json() for each in estimates],
+            "correlation": found.correlation.tolist(),
+            "residuals": [vars(each) for each in residuals],
+        }
+        _write_json(folder / "estimates.json", document)
+        draw_fits(folder, predictor, found)
+        write_page(folder / "report.html", predictor, found, estimates)
+    return Identification(out, estimates, residuals)
+
+
+def _residuals(predictor: Predictor, found: Fit) -> list[Residual]:
+    errors: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for recording, before, after in zip(predictor.recordings, found.before, found.after, strict=True):
+        for i, signal in enumerate(recording.signals):
+            pair = (before - recording.measured)[:, i], (after - recording.measured)[:, i]
+            errors.setdefault((signal.name, signal.unit), []).append(pair)
+    return [
+        Residual(name, unit, *(_root_mean_square(columns) for columns in zip(*pairs, strict=True)))
+        for (name, unit), pairs in errors.items()
+    ]
+
+
+def _root_mean_square(columns: Sequence[np.ndarray]) -> float:
+    return float(np.sqrt(np.nanmean(np.concatenate(columns) ** 2)))
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
