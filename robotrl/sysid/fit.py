@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from robotrl.core.errors import UsageError
 from robotrl.sysid.prediction import Predictor
@@ -171,10 +170,23 @@ class _Problem:
         ]
         return np.concatenate(parts)[:, None]
 
-    def jacobian(self, x: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        """(rows, size) derivatives of the residual, by differences that stay inside the bounds."""
+    def jacobian(self, x: np.ndarray, residual: np.ndarray, whole_steps: bool = False) -> np.ndarray:
+        """(rows, size) derivatives of the residual, by differences that stay inside the bounds.
+
+        Args:
+            x: (size, 1) or (size,) where.
+            residual: (rows, 1) there.
+            whole_steps: differ delays by a physics step: between whole steps the residual has ripples, which
+                say nothing about the robot.
+        """
         flat = x.reshape(-1)
-        steps = np.where(flat > (self.lower + self.upper) / 2, -_STEP, _STEP) * (self.upper - self.lower)
+        steps = _STEP * (self.upper - self.lower)
+        if whole_steps:
+            delays = np.flatnonzero([unknown.is_delay for unknown in self._predictor.unknowns])
+            steps[delays] = np.minimum(
+                self._predictor.model.opt.timestep, (self.upper - self.lower)[delays] / 2
+            )
+        steps *= np.where(flat > (self.lower + self.upper) / 2, -1.0, 1.0)
         jacobian = np.zeros((len(residual), len(flat)))
         row = 0
         for i, (known, columns) in enumerate(zip(self._known, self._columns, strict=True)):
@@ -222,9 +234,11 @@ class _Problem:
 
 def _intervals(problem: _Problem, x: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the (size, size) covariance of the estimates and the (size,) half-widths of 95 % intervals."""
+    from scipy.special import stdtrit
+
     residual = problem.residual(x)
     ranges = problem.upper - problem.lower
-    jacobian = problem.jacobian(x, residual) * ranges / factors[:, None]
+    jacobian = problem.jacobian(x, residual, whole_steps=True) * ranges / factors[:, None]
     freedom = len(residual) - len(x)
     variance = float((residual**2).sum()) / freedom
     # from the singular values: squaring the Jacobian would lose half the digits

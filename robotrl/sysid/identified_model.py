@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
@@ -12,26 +13,54 @@ import numpy as np
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.sim.latency import Interpolation
 from robotrl.sim.model_fields import model_values
-from robotrl.sysid.parameters import DELAYS, Unknown, with_values
+from robotrl.sysid.parameters import Unknown, with_values
 
+_SINGLE = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
+_FOLLOWS_COMMAND = (
+    int(mujoco.mjtDyn.mjDYN_NONE),
+    int(mujoco.mjtDyn.mjDYN_FILTER),
+    int(mujoco.mjtDyn.mjDYN_FILTEREXACT),
+)
 # MJCF holds fewer digits than the model
 _PRECISION = 1e-4
 
 
 def read_spec(path: Path) -> mujoco.MjSpec:
-    """Read an MJCF file that compiles.
+    """Read an MJCF file that compiles and whose motion a log of commands and joints determines.
 
     Raises:
-        UsageError: it does not exist or MuJoCo refuses it.
+        UsageError: it does not exist, MuJoCo refuses it, a joint is neither hinge nor slide, or an actuator's
+            state is not its command.
     """
     if not path.is_file():
         raise UsageError(f"model file {path} does not exist")
     try:
         spec = mujoco.MjSpec.from_file(str(path))
-        spec.compile()
+        model = spec.compile()
     except ValueError as error:
         raise UsageError(f"model file {path} does not compile: {' '.join(str(error).split())}") from error
+    _check(model)
     return spec
+
+
+def _check(model: mujoco.MjModel) -> None:
+    """Refuse a model that logs of commands and joints do not determine the motion of.
+
+    Raises:
+        UsageError: a joint is neither hinge nor slide, or an actuator's state is not its command.
+    """
+    for i in range(model.njnt):
+        if int(model.jnt_type[i]) not in _SINGLE:
+            raise UsageError(
+                f"joint {model.joint(i).name!r} is neither a hinge nor a slide, a log does not tell its state: "
+                "hang the robot on a stand and take that joint out of the model"
+            )
+    for i in range(model.nu):
+        if int(model.actuator_dyntype[i]) not in _FOLLOWS_COMMAND:
+            raise UsageError(
+                f"actuator {model.actuator(i).name!r} has a state that a log does not tell: only first-order "
+                "lags (filter, filterexact) can be simulated from a log"
+            )
 
 
 def write_model(path: Path, source: Path, unknowns: list[Unknown], values: np.ndarray) -> None:
@@ -57,24 +86,28 @@ def write_model(path: Path, source: Path, unknowns: list[Unknown], values: np.nd
         for unknown, value in zip(unknowns, values, strict=True):
             for row in unknown.rows if unknown.is_delay else ():
                 _delay(delays[unknown.entry.field][row], float(value), spec.option.timestep)
-        for folder in ("meshdir", "texturedir"):
-            there = (source.parent / getattr(spec, folder)).resolve()
-            setattr(spec, folder, Path(os.path.relpath(there, path.parent.resolve())).as_posix())
-        path.write_text(spec.to_xml(), encoding="utf-8")
+        text = _with_moved_folders(spec, source.parent, path.parent)
+        path.write_text(text, encoding="utf-8")
         written = mujoco.MjModel.from_xml_path(str(path))
     except ValueError as error:
         raise RobotrlError(f"the identified model cannot be written: {' '.join(str(error).split())}") from error
     for unknown, value in zip(unknowns, values, strict=True):
         for part in unknown.parts:
-            asked = np.array(value) if part.field in DELAYS else model_values(wanted, part.field)
-            got = model_values(written, part.field)
             rows = list(unknown.rows)
-            if part.field in DELAYS:
-                same = np.allclose(got[rows], value, rtol=_PRECISION, atol=1e-9)
-            else:
-                same = np.allclose(got, asked, rtol=_PRECISION, atol=1e-9)
-            if not same:
+            asked = value if unknown.is_delay else model_values(wanted, part.field)[rows]
+            if not np.allclose(model_values(written, part.field)[rows], asked, rtol=_PRECISION, atol=1e-9):
                 raise RobotrlError(f"the identified model cannot be written: MJCF does not keep {part.field}")
+
+
+def _with_moved_folders(spec: mujoco.MjSpec, old: Path, new: Path) -> str:
+    """Return a model's XML for a file in another folder."""
+    root = ElementTree.fromstring(spec.to_xml())
+    compiler = root.find("compiler")
+    if compiler is not None and (spec.meshes or spec.textures or spec.hfields or spec.skins):
+        for key in ("meshdir", "texturedir"):
+            there = (old / getattr(spec, key)).resolve()
+            compiler.set(key, Path(os.path.relpath(there, new.resolve())).as_posix())
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def _delay(element: mujoco.MjsActuator | mujoco.MjsSensor, delay_s: float, dt_s: float) -> None:

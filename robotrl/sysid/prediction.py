@@ -21,7 +21,7 @@ import numpy as np
 from robotrl.core.errors import UsageError
 from robotrl.sysid.log import Log
 from robotrl.sysid.parameters import Unknown, with_values
-from robotrl.sysid.signals import Signal, check_model, signals_of, start_of
+from robotrl.sysid.signals import Signal, signals_of, start_of
 
 # numbers of a rollout that are held in memory at a time
 _MOST_NUMBERS = 20_000_000
@@ -50,7 +50,6 @@ class Predictor:
             "sensor_delay": np.array(delayed.sensor_delay),
         }
         self.model = _without_delays(spec)
-        check_model(self.model)
         longest = {field: values.copy() for field, values in self.delays_s.items()}
         for unknown in unknowns:
             if unknown.is_delay:

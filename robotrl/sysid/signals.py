@@ -11,12 +11,6 @@ from robotrl.core.errors import UsageError, unknown_name
 from robotrl.sim.model_fields import names_of
 from robotrl.sysid.log import COMMAND, Log
 
-_SINGLE = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
-_FOLLOWS_COMMAND = (
-    int(mujoco.mjtDyn.mjDYN_NONE),
-    int(mujoco.mjtDyn.mjDYN_FILTER),
-    int(mujoco.mjtDyn.mjDYN_FILTEREXACT),
-)
 _KINDS = {"joint_position": "jnt", "joint_velocity": "jnt", "sensor": "sensor"}
 
 
@@ -35,26 +29,6 @@ class Signal:
     column: int
     sensor: int
     unit: str
-
-
-def check_model(model: mujoco.MjModel) -> None:
-    """Refuse a model that logs of commands and joints do not determine the motion of.
-
-    Raises:
-        UsageError: a joint is neither hinge nor slide, or an actuator's state is not its command.
-    """
-    for i in range(model.njnt):
-        if int(model.jnt_type[i]) not in _SINGLE:
-            raise UsageError(
-                f"joint {model.joint(i).name!r} is neither a hinge nor a slide, a log does not tell its state: "
-                "hang the robot on a stand and take that joint out of the model"
-            )
-    for i in range(model.nu):
-        if int(model.actuator_dyntype[i]) not in _FOLLOWS_COMMAND:
-            raise UsageError(
-                f"actuator {model.actuator(i).name!r} has a state that a log does not tell: only first-order "
-                "lags (filter, filterexact) can be simulated from a log"
-            )
 
 
 def signals_of(model: mujoco.MjModel, log: Log) -> list[Signal]:
