@@ -96,7 +96,9 @@ def _with_stored_realism(overrides: Sequence[str]) -> list[str]:
             section = OmegaConf.load(file)
         except OSError as error:
             names = ", ".join(available("realism"))
-            raise UsageError(f"{word}: cannot read the file: {error.strerror}; by name there are {names}") from error
+            raise UsageError(
+                f"{word}: cannot read the file: {error.strerror}; by name there are {names}"
+            ) from error
         except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
             raise UsageError(f"{word}: the file is not YAML: {first_line(error)}") from error
         if not isinstance(section, DictConfig):

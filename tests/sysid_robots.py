@@ -75,7 +75,9 @@ def record(
             if step == steps_late:
                 mujoco.mj_forward(model, data)  # sensors of now, not of a step ago
                 shown = {"joint_position": data.qpos, "joint_velocity": data.qvel, "sensor": data.sensordata}
-                readings = [shown[kind] + std[kind] * rng.standard_normal(len(shown[kind])) for kind in columns]
+                readings = [
+                    shown[kind] + std[kind] * rng.standard_normal(len(shown[kind])) for kind in columns
+                ]
                 rows.append([k * period_s, *data.ctrl, *np.concatenate(readings)])
             mujoco.mj_step(model, data)
     with open(path, "w", newline="") as file:

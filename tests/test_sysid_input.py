@@ -38,7 +38,10 @@ def log_of(header: str = HEADER, *rows: str) -> str:
     [
         (log_of(HEADER.replace("time_s", "time")), "has no column 'time_s'"),
         (log_of(HEADER.replace("ctrl/elbow", "command")), "has no command, a column ctrl/ACTUATOR"),
-        (log_of(HEADER.replace("ctrl/elbow", "ctrl/elbo")), "unknown actuator 'elbo' (did you mean 'elbow'?)"),
+        (
+            log_of(HEADER.replace("ctrl/elbow", "ctrl/elbo")),
+            "unknown actuator 'elbo' (did you mean 'elbow'?)",
+        ),
         (log_of("time_s,ctrl/elbow,p,v"), "has nothing measured"),
         (log_of("time_s,ctrl/elbow,x,joint_velocity/elbow"), "no column 'joint_position/elbow'"),
         (log_of(HEADER.replace("position/elbow", "position/knee")), "unknown joint 'knee'"),
@@ -109,7 +112,9 @@ def test_parameters_that_are_refused(
 def test_models_that_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], message: str
 ) -> None:
-    model = arm().replace('<body name="link">', '<body name="root"><geom size="0.1"/></body><body name="link">')
+    model = arm().replace(
+        '<body name="link">', '<body name="root"><geom size="0.1"/></body><body name="link">'
+    )
     if "freejoint" in change[1]:
         change = ('<body name="root">', '<body name="root"><freejoint/>')
     assert run(tmp_path, model.replace(*change), ARM_PARAMETERS, log_of()) == 2
@@ -160,7 +165,9 @@ def test_the_identified_model_finds_its_meshes_and_keeps_every_number(tmp_path: 
     (tmp_path / "parts").mkdir()
     corners = "\n".join(f"v {x} {y} {z}" for x in (0, 0.1) for y in (0, 0.1) for z in (0, 0.2))
     (tmp_path / "parts" / "link.obj").write_text(corners + "\nf 1 2 3\nf 1 2 5\nf 1 3 5\nf 8 7 6\n")
-    model = arm().replace("<worldbody>", '<compiler meshdir="parts"/><asset><mesh file="link.obj"/></asset><worldbody>')
+    model = arm().replace(
+        "<worldbody>", '<compiler meshdir="parts"/><asset><mesh file="link.obj"/></asset><worldbody>'
+    )
     model = model.replace("</body>", '<geom type="mesh" mesh="link" contype="0" mass="0"/></body>')
     model_file, parameters_file = written(tmp_path, model, ARM_PARAMETERS)
     unknowns = unknowns_of(read_spec(model_file).compile(), read_parameters(parameters_file))

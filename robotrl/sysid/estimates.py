@@ -100,7 +100,9 @@ def _estimate(
                 notes.append(f"drawn from cut at the range's {place} end, not from {end:.4g}")
     for end, place in ((lower, "lower"), (upper, "upper")):
         if abs(value - end) <= _AT_END * (upper - lower):
-            notes.append(f"at the range's {place} end {end:g}: is it wider, or does the model lack something?")
+            notes.append(
+                f"at the range's {place} end {end:g}: is it wider, or does the model lack something?"
+            )
     for other in np.flatnonzero(np.abs(correlation) > _CORRELATED):
         if other != index:
             notes.append(f"correlation {correlation[other]:.2f} with {unknowns[other].name}")

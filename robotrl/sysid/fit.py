@@ -18,6 +18,9 @@ import numpy as np
 from robotrl.core.errors import UsageError
 from robotrl.sysid.prediction import Predictor
 
+# pieces of the logs that a first fit starts from measured states: over a whole log, predictions of a wrong
+# model are so far from what was measured that no direction leads there
+_PIECE_S = 0.5
 # fits with weights from the residuals of the one before, the first with those of the signals' spread
 _ROUNDS = 2
 # relative change of the numbers that ends a fit, and the factor between two dampings of its steps
@@ -84,35 +87,56 @@ def fit(predictor: Predictor) -> Fit:
         UsageError: the packages of `mujoco.sysid` are missing, or there is less measured than unknown.
     """
     sysid = toolbox()
+    pieces = _Problem(predictor.in_pieces(_PIECE_S), fit_starts=False)
+    rough = _optimize(sysid, pieces, pieces.parameters(sysid))
     problem = _Problem(predictor)
     nominal = problem.parameters(sysid)
     before = problem.predictions(nominal.as_vector())
-    fitted = nominal.copy().move_off_bounds(fraction=_INSIDE)
+    fitted = nominal.copy()
+    for name in rough.keys():  # noqa: SIM118  it is no dictionary
+        fitted[name].update_from_vector(rough[name].as_vector())
     for _ in range(_ROUNDS):
-        fitted, _ = sysid.optimize(
-            fitted,
-            lambda x, _: ([problem.residual(x)], [], []),
-            verbose=False,
-            output=io.StringIO(),  # or it would print every step
-            jacobian=problem.jacobian,
-            x_scale=problem.upper - problem.lower,
-            xtol=_TOLERANCE,
-            mu_factor=_DAMPING_FACTOR,
-        )
+        fitted = _optimize(sysid, problem, fitted)
         factors = problem.reweigh(fitted.as_vector())
     x = fitted.as_vector()
     covariance, half_widths = _intervals(problem, x, factors)
     count = len(predictor.unknowns)
     return Fit(
-        x[:count], half_widths[:count], covariance[:count, :count], before, problem.predictions(x), nominal, fitted
+        x[:count],
+        half_widths[:count],
+        covariance[:count, :count],
+        before,
+        problem.predictions(x),
+        nominal,
+        fitted,
     )
 
 
-class _Problem:
-    """Residuals of all recordings, one below the other, and their derivatives."""
+def _optimize(sysid: Any, problem: _Problem, start: Any) -> Any:
+    """Return the `ParameterDict` of the least weighted residuals that is reached from `start`."""
+    fitted, _ = sysid.optimize(
+        start.copy().move_off_bounds(fraction=_INSIDE),
+        lambda x, _: ([problem.residual(x)], [], []),
+        verbose=False,
+        output=io.StringIO(),  # or it would print every step
+        jacobian=problem.jacobian,
+        x_scale=problem.upper - problem.lower,
+        xtol=_TOLERANCE,
+        mu_factor=_DAMPING_FACTOR,
+    )
+    return fitted
 
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
+
+class _Problem:
+    """Residuals of all recordings, one below the other, and their derivatives.
+
+    Args:
+        predictor: of the recordings.
+        fit_starts: whether the states in which recordings start are unknown too, or are as measured.
+    """
+
+    def __init__(self, predictor: Predictor, fit_starts: bool = True) -> None:
+        self._predictor, self._fit_starts = predictor, fit_starts
         self._count = len(predictor.unknowns)
         recordings = predictor.recordings
         names = [[signal.name for signal in recording.signals] for recording in recordings]
@@ -121,24 +145,28 @@ class _Problem:
         self._all = range(len(self._names))
         self._known = [np.isfinite(recording.measured) for recording in recordings]
         self.starts = [recording.start for recording in recordings]
-        self._spread = np.array([_deviation(self._of([r.measured for r in recordings], i)) for i in self._all])
+        self._spread = np.array(
+            [_deviation(self._of([r.measured for r in recordings], i)) for i in self._all]
+        )
         self._weights = 1.0 / self._spread
         room = [np.maximum(np.ptp(start), 1.0) for start in self.starts]
         low = [start - wide for start, wide in zip(self.starts, room, strict=True)]
         high = [start + wide for start, wide in zip(self.starts, room, strict=True)]
         ranges = np.array([unknown.entry.range for unknown in predictor.unknowns])
-        self.lower = np.concatenate([ranges[:, 0], *low])
-        self.upper = np.concatenate([ranges[:, 1], *high])
+        self.lower = np.concatenate([ranges[:, 0], *(low if fit_starts else [])])
+        self.upper = np.concatenate([ranges[:, 1], *(high if fit_starts else [])])
         rows = sum(int(known.sum()) for known in self._known)
         if rows <= len(self.lower):
-            raise UsageError(f"the logs hold {rows} readings for {len(self.lower)} unknown numbers: log longer")
+            raise UsageError(
+                f"the logs hold {rows} readings for {len(self.lower)} unknown numbers: log longer"
+            )
 
     def parameters(self, sysid: Any) -> Any:
         """Return the `ParameterDict` of unknowns and starts, at their nominal values."""
         parameters = sysid.ParameterDict()
         for unknown in self._predictor.unknowns:
             parameters.add(sysid.Parameter(unknown.name, unknown.nominal, *unknown.entry.range))
-        for i, start in enumerate(self.starts):
+        for i, start in enumerate(self.starts if self._fit_starts else []):
             at = self._start(i)
             name = f"start of recording {i + 1}"
             parameters.add(sysid.Parameter(name, start, self.lower[at], self.upper[at]))
@@ -149,9 +177,16 @@ class _Problem:
         begin = self._count + sum(len(start) for start in self.starts[:index])
         return slice(begin, begin + len(self.starts[index]))
 
+    def _places(self, index: int) -> np.ndarray:
+        """Where in x lies what a recording depends on."""
+        if not self._fit_starts:
+            return np.arange(self._count)
+        return np.append(np.arange(self._count), np.arange(*self._start(index).indices(len(self.lower))))
+
     def _inputs(self, index: int, x: np.ndarray) -> np.ndarray:
-        """(..., P + 2 nq) part of (..., size) that a recording depends on."""
-        return np.concatenate([x[..., : self._count], x[..., self._start(index)]], axis=-1)
+        """(P + 2 nq,) what a recording depends on, of (size,) values."""
+        found = x[self._places(index)]
+        return found if self._fit_starts else np.concatenate([found, self.starts[index]])
 
     def predictions(self, x: np.ndarray) -> list[np.ndarray]:
         """Return each recording's (T, C) predictions."""
@@ -190,13 +225,13 @@ class _Problem:
         jacobian = np.zeros((len(residual), len(flat)))
         row = 0
         for i, (known, columns) in enumerate(zip(self._known, self._columns, strict=True)):
-            inputs = self._inputs(i, flat)
-            step = self._inputs(i, steps)
-            predictions = self._predictor(i, np.concatenate([inputs[None], inputs + np.diag(step)]))
-            slopes = (predictions[1:] - predictions[0]) / step[:, None, None] * self._weights[columns]
+            places = self._places(i)
+            moved = np.repeat(self._inputs(i, flat)[None], 1 + len(places), axis=0)
+            moved[1:, : len(places)] += np.diag(steps[places])
+            predictions = self._predictor(i, moved)
+            slopes = (predictions[1:] - predictions[0]) / steps[places, None, None] * self._weights[columns]
             block = slice(row, row + int(known.sum()))
-            jacobian[block, : self._count] = slopes[: self._count, known].T
-            jacobian[block, self._start(i)] = slopes[self._count :, known].T
+            jacobian[block, places] = slopes[:, known].T
             row = block.stop
         return jacobian
 

@@ -90,7 +90,9 @@ def write_model(path: Path, source: Path, unknowns: list[Unknown], values: np.nd
         path.write_text(text, encoding="utf-8")
         written = mujoco.MjModel.from_xml_path(str(path))
     except ValueError as error:
-        raise RobotrlError(f"the identified model cannot be written: {' '.join(str(error).split())}") from error
+        raise RobotrlError(
+            f"the identified model cannot be written: {' '.join(str(error).split())}"
+        ) from error
     for unknown, value in zip(unknowns, values, strict=True):
         for part in unknown.parts:
             rows = list(unknown.rows)

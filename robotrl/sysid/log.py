@@ -47,7 +47,10 @@ class Log:
         typical_s = float(np.median(steps_s))
         for wrong, what in (
             (steps_s <= 0.0, "it must rise from row to row"),
-            (steps_s > _LONGEST_PAUSE * typical_s, f"elsewhere by {typical_s:g} s: cut the log there into two"),
+            (
+                steps_s > _LONGEST_PAUSE * typical_s,
+                f"elsewhere by {typical_s:g} s: cut the log there into two",
+            ),
         ):
             if wrong.any():
                 row = int(np.argmax(wrong))

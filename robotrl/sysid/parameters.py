@@ -67,7 +67,9 @@ class ModelParameter:
         if not lower < upper:
             raise UsageError(f"{self.field}: range must be wider than {list(self.range)}")
         if self.nominal is not None and not lower <= self.nominal <= upper:
-            raise UsageError(f"{self.field}: nominal must lie in range {list(self.range)}, got {self.nominal}")
+            raise UsageError(
+                f"{self.field}: nominal must lie in range {list(self.range)}, got {self.nominal}"
+            )
         if self.field in DELAYS and self.op is not Op.SET:
             raise UsageError(f"{self.field}: op must be set, got {self.op.value}")
         possible = self.field in DELAYS or (self.field in NOT_NEGATIVE and self.op is not Op.ADD)
@@ -147,7 +149,9 @@ def unknowns_of(model: mujoco.MjModel, entries: dict[str, ModelParameter]) -> li
     for unknown in unknowns:
         for place in _places(unknown):
             if place in taken:
-                raise UsageError(f"parameters.{unknown.name}: {place[0]} is identified by {taken[place]} already")
+                raise UsageError(
+                    f"parameters.{unknown.name}: {place[0]} is identified by {taken[place]} already"
+                )
             taken[place] = unknown.name
     return unknowns
 

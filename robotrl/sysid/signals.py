@@ -73,8 +73,10 @@ def _first(found: dict[int, np.ndarray], columns: list[int]) -> np.ndarray:
     """Return the readings of the first column that there is, without its gaps."""
     readings = next(found[column] for column in columns if column in found)
     known = np.isfinite(readings)
-    return np.interp(np.arange(len(readings)), np.flatnonzero(known), readings[known]) if known.any() else (
-        np.zeros(len(readings))
+    return (
+        np.interp(np.arange(len(readings)), np.flatnonzero(known), readings[known])
+        if known.any()
+        else (np.zeros(len(readings)))
     )
 
 
