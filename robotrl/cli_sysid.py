@@ -53,8 +53,17 @@ The parameters are named in a YAML file:
         rows.append((unknown.name, *values, "\n".join(each.notes)))
     print_table(["parameter", "nominal", "estimate", "95 % interval", "unit", "drawn from", "note"], rows)
     print_table(
-        ["root mean square error", "nominal model", "identified model", "unit"],
-        [(each.signal, f"{each.before:.4g}", f"{each.after:.4g}", each.unit) for each in found.residuals],
+        ["root mean square error", "nominal model", "identified model", "unit", "left of the motion"],
+        [
+            (
+                each.signal,
+                f"{each.before:.4g}",
+                f"{each.after:.4g}",
+                each.unit,
+                _share(each.after, each.spread),
+            )
+            for each in found.residuals
+        ],
     )
     print_table(
         ["written", str(out)],
@@ -68,3 +77,7 @@ The parameters are named in a YAML file:
 
 def _span(ends: tuple[float, float]) -> str:
     return f"{ends[0]:.4g} to {ends[1]:.4g}"
+
+
+def _share(error: float, spread: float) -> str:
+    return f"{error / spread:.1%}" if spread > 0.0 else "-"

@@ -50,7 +50,7 @@ def log_of(header: str = HEADER, *rows: str) -> str:
         (log_of(HEADER, *ROWS[:3], "0.03,nan,0,0"), "row 5: ctrl/elbow must be a finite number, got 'nan'"),
         (log_of(HEADER, *ROWS[:3], "0.03,0.5,high,0"), "row 5: joint_position/elbow must be a finite number"),
         (log_of(HEADER, *ROWS[:3], "0.03,0.5"), "row 5: 2 cells, the header has 4"),
-        (log_of(HEADER, *ROWS[:3], "0.02,0.5,0,0"), "row 5: time_s rises by 0 s from the row before"),
+        (log_of(HEADER, *ROWS[:3], "0.02,0.5,0,0"), "row 5: time_s rises by 0 s from the last"),
         (log_of(HEADER, *ROWS[:9], "9,0.5,0,0"), "row 11: time_s rises by 8.92 s"),
         (log_of(HEADER, *ROWS[:5]), "lasts 0.04 s, no longer than the longest delay of 0.04 s"),
         (log_of(HEADER, *ROWS[:7]), "6 readings for 7 unknown numbers"),

@@ -52,7 +52,7 @@ def _check(model: mujoco.MjModel) -> None:
     for i in range(model.njnt):
         if int(model.jnt_type[i]) not in _SINGLE:
             raise UsageError(
-                f"joint {model.joint(i).name!r} is neither a hinge nor a slide, a log does not tell its state: "
+                f"joint {model.joint(i).name!r} is neither a hinge nor a slide, no log tells its state: "
                 "hang the robot on a stand and take that joint out of the model"
             )
     for i in range(model.nu):

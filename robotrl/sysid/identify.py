@@ -33,12 +33,14 @@ class Residual:
         unit: "" where it is not known.
         before: root mean square of the nominal model's error.
         after: of the fitted model's.
+        spread: standard deviation of what was measured.
     """
 
     signal: str
     unit: str
     before: float
     after: float
+    spread: float
 
 
 @dataclass(frozen=True)
@@ -99,19 +101,19 @@ def identify(
 
 
 def _residuals(predictor: Predictor, found: Fit) -> list[Residual]:
-    errors: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    columns: dict[tuple[str, str], list[np.ndarray]] = {}
     for recording, before, after in zip(predictor.recordings, found.before, found.after, strict=True):
+        table = np.stack([before - recording.measured, after - recording.measured, recording.measured])
+        known = np.isfinite(recording.measured)
         for i, signal in enumerate(recording.signals):
-            pair = (before - recording.measured)[:, i], (after - recording.measured)[:, i]
-            errors.setdefault((signal.name, signal.unit), []).append(pair)
-    return [
-        Residual(name, unit, *(_root_mean_square(columns) for columns in zip(*pairs, strict=True)))
-        for (name, unit), pairs in errors.items()
-    ]
-
-
-def _root_mean_square(columns: Sequence[np.ndarray]) -> float:
-    return float(np.sqrt(np.nanmean(np.concatenate(columns) ** 2)))
+            columns.setdefault((signal.name, signal.unit), []).append(table[:, known[:, i], i])
+    residuals = []
+    for (name, unit), tables in columns.items():
+        before, after, measured = np.concatenate(tables, axis=1)
+        if len(measured):
+            errors = np.sqrt((before**2).mean()), np.sqrt((after**2).mean()), measured.std()
+            residuals.append(Residual(name, unit, *map(float, errors)))
+    return residuals
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

@@ -49,13 +49,13 @@ class Log:
             (steps_s <= 0.0, "it must rise from row to row"),
             (
                 steps_s > _LONGEST_PAUSE * typical_s,
-                f"elsewhere by {typical_s:g} s: cut the log there into two",
+                f"elsewhere by {typical_s:g} s: cut it there into two",
             ),
         ):
             if wrong.any():
                 row = int(np.argmax(wrong))
                 raise UsageError(
-                    f"log {self.path}, row {row + 3}: {TIME} rises by {steps_s[row]:g} s from the row before, "
+                    f"log {self.path}, row {row + 3}: {TIME} rises by {steps_s[row]:g} s from the last, "
                     f"{what}"
                 )
         if not self.commands:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,18 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from robotrl.core.errors import RobotrlError, UsageError, unknown_name
+from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.schema import fill, first_line
 from robotrl.sim.draws import check_range
-from robotrl.sim.model_fields import NOT_NEGATIVE, Part, model_values, names_of, parts_of, rows_of
-from robotrl.sim.model_fields import write_model_values
+from robotrl.sim.model_fields import (
+    NOT_NEGATIVE,
+    Part,
+    model_values,
+    names_of,
+    parts_of,
+    rows_of,
+    write_model_values,
+)
 from robotrl.sim.randomization import Op
 
 DELAYS = ("actuator_delay", "sensor_delay")
@@ -47,10 +53,10 @@ class ModelParameter:
     """A quantity of the model that the logs shall tell."""
 
     field: str
-    """As in `FieldRandomization`: an MjModel field, "actuator_kp" or "actuator_kd"; or "actuator_delay" or
-    "sensor_delay", s."""
+    """As in `FieldRandomization`: an MjModel field, "actuator_kp" or "actuator_kd"; or a delay, s:
+    "actuator_delay" or "sensor_delay"."""
     range: tuple[float, float]
-    """Lowest and highest value that is possible at all; the estimate and what is drawn from it stay inside."""
+    """Lowest and highest value that is possible at all; estimate and draws stay inside."""
     nominal: float | None = None
     """Where the search starts; null for the model's value (1 for scale, 0 for add)."""
     op: Op = Op.SET
@@ -247,14 +253,14 @@ def _nominal(entry: ModelParameter, held: np.ndarray, where: str) -> float:
     else:
         if held.size > 1 and not np.allclose(held, held.flat[0], rtol=1e-6):
             raise UsageError(
-                f"{where}: the model's values of {entry.field} differ ({held.min():g} to {held.max():g}): give "
-                "nominal, columns or shared: false, or op: scale"
+                f"{where}: the model's values of {entry.field} differ ({held.min():g} to {held.max():g}): "
+                "give nominal, columns or shared: false, or op: scale"
             )
         nominal = float(held.flat[0])
     if not lower <= nominal <= upper:
         raise UsageError(
-            f"{where}: the model's {entry.field} is {nominal:g}, outside range {list(entry.range)}: widen the "
-            "range or give nominal"
+            f"{where}: the model's {entry.field} is {nominal:g}, outside range {list(entry.range)}: widen "
+            "it or give nominal"
         )
     return nominal
 

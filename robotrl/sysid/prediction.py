@@ -183,8 +183,8 @@ class Recording:
         first = int(np.searchsorted(time_s, time_s[0] + wait_s - 1e-9))
         if first > len(time_s) - 2:
             raise UsageError(
-                f"log {self.log.path} lasts {time_s[-1] - time_s[0]:g} s, no longer than the longest delay of "
-                f"{wait_s:g} s"
+                f"log {self.log.path} lasts {time_s[-1] - time_s[0]:g} s, no longer than the longest delay "
+                f"of {wait_s:g} s"
             )
         return slice(first, len(time_s))
 

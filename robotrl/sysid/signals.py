@@ -48,8 +48,8 @@ def signals_of(model: mujoco.MjModel, log: Log) -> list[Signal]:
     for i, name in enumerate(names_of(model, "jnt")):
         if not shown & {i, *_columns_of(model, mujoco.mjtSensor.mjSENS_JOINTPOS, i)}:
             raise UsageError(
-                f"log {log.path} has no column 'joint_position/{name}' and no position sensor of it: where the "
-                "motion starts must be known"
+                f"log {log.path} has no column 'joint_position/{name}' and no position sensor of it: where "
+                "the motion starts must be known"
             )
     return signals
 
