@@ -199,6 +199,26 @@ def test_a_leg_of_two_joints_with_servos(tmp_path: Path) -> None:
     assert found["damping_knee"].unknown.entry.names == "knee"
 
 
+def test_a_model_far_off_finds_the_way_along_a_motion_without_feedback(tmp_path: Path) -> None:
+    def leg(delayed: str, **numbers: float) -> str:
+        text = LEG.format(dt=DT_S, delayed=delayed, **LEG_NOMINAL | numbers)
+        return text.replace('kp="30.0" kv="0.5"', "").replace("<position", "<motor")
+
+    true = leg(DELAYED.format(0.0093), hip=0.05, knee=0.04)
+    log = record(
+        tmp_path / "a.csv",
+        true,
+        lambda t: np.array([2.5 * np.sign(np.sin(3 * t)), 1.2 * np.sin(3 * t + 2 * t * t)]),
+        duration_s=2.0,
+        period_s=0.02,
+    )
+    parameters = LEG_PARAMETERS.replace("  kp: {field: actuator_kp, range: [5, 60]}\n", "")
+    found = estimated(tmp_path, leg("", hip=0.8, knee=0.9, com=-0.22), parameters, log)
+    check(found["damping_hip"], 0.05, 0.05)
+    check(found["com"], LEG_NOMINAL["com"], 0.02)
+    check(found["delay"], 0.0093, 0.05)
+
+
 def test_readings_a_step_late_shorten_the_delay_by_that_step(tmp_path: Path) -> None:
     log = record(tmp_path / "a.csv", TRUE_ARM, steps_late=1)
     found = estimated(tmp_path, arm(), ARM_PARAMETERS, log)

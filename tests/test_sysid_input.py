@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import mujoco
@@ -203,6 +204,13 @@ def test_commands_of_a_recording_are_delayed_to_a_share_of_a_step(tmp_path: Path
     np.testing.assert_allclose(commands[:34], [0.0] * 31 + [0.25, 1.0, 1.0], atol=1e-12)
 
 
-def test_a_pattern_of_a_log_name_is_checked_by_the_library_too(tmp_path: Path) -> None:
+def test_the_example_identifies_its_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "sysid_arm.py"))
+    assert example["identify"](tmp_path) == 0
+    table = capsys.readouterr().out
+    assert "0.01369" in table and "0.08024" in table and "nominal model" in table
+
+
+def test_a_log_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         read_log(tmp_path / "none.csv")
