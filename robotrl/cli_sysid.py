@@ -41,7 +41,7 @@ The parameters are named in a YAML file:
         help="realism.yaml draws from the estimate -+ K half-widths of its 95 %% interval (default 2)",
     )
     args = parser.parse_args(words)
-    from robotrl.sysid.identify import identify
+    from robotrl.training.sysid.identify import identify
 
     out = args.out or Path(f"{args.model.stem}_sysid")
     found = identify(args.logs, args.model, args.params, out, args.interval_factor)

@@ -32,13 +32,12 @@ ALLOWED = {
     "training": {
         "core", "sim", "tasks", "envs", "networks", "data", "policies", "algorithms", "deploy", "export",
     },
-    "sysid": {"core", "sim"},
     "compose": {"core"},
     "api": {"core", "sim", "tasks", "envs", "policies", "deploy", "training", "compose"},
     "terminal": {"core"},
     "cli_actuator_net": {"core", "terminal", "training"},
     "cli_collect": {"core", "compose", "terminal", "training"},
-    "cli_sysid": {"core", "terminal", "sysid"},
+    "cli_sysid": {"core", "terminal", "training"},
     "cli_verify": {"core", "terminal", "export", "training"},
     "cli": {
         "core", "compose", "envs", "training", "terminal", "cli_actuator_net", "cli_collect", "cli_sysid",

@@ -33,13 +33,13 @@ from robotrl.cli import main
 from robotrl.compose import compose_task_words
 from robotrl.core.types import ObsTerm
 from robotrl.envs.vec_env import VecEnv
-from robotrl.sysid.estimates import Estimate, estimates_of
-from robotrl.sysid.fit import _intervals, _Problem, fit
-from robotrl.sysid.identified_model import read_spec
-from robotrl.sysid.log import read_log
-from robotrl.sysid.parameters import read_parameters, unknowns_of
-from robotrl.sysid.prediction import Predictor
 from robotrl.tasks.task import Task
+from robotrl.training.sysid.estimates import Estimate, estimates_of
+from robotrl.training.sysid.fit import _intervals, _Problem, fit
+from robotrl.training.sysid.identified_model import read_spec
+from robotrl.training.sysid.log import read_log
+from robotrl.training.sysid.parameters import read_parameters, unknowns_of
+from robotrl.training.sysid.prediction import Predictor
 
 
 def predictor_of(folder: Path, model: str, parameters: str, *logs: Path) -> Predictor:

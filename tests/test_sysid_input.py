@@ -13,11 +13,17 @@ from sysid_robots import ARM_PARAMETERS, DT_S, LEG, LEG_NOMINAL, arm, written
 from robotrl.cli import main
 from robotrl.core.errors import UsageError
 from robotrl.sim.draws import When
-from robotrl.sysid.estimates import Estimate, realism_yaml
-from robotrl.sysid.identified_model import read_spec, write_model
-from robotrl.sysid.log import read_log
-from robotrl.sysid.parameters import ModelParameter, Unknown, read_parameters, unknowns_of, with_values
-from robotrl.sysid.prediction import Predictor
+from robotrl.training.sysid.estimates import Estimate, realism_yaml
+from robotrl.training.sysid.identified_model import read_spec, write_model
+from robotrl.training.sysid.log import read_log
+from robotrl.training.sysid.parameters import (
+    ModelParameter,
+    Unknown,
+    read_parameters,
+    unknowns_of,
+    with_values,
+)
+from robotrl.training.sysid.prediction import Predictor
 
 HEADER = "time_s,ctrl/elbow,joint_position/elbow,joint_velocity/elbow"
 ROWS = [f"{0.01 * k:.2f},0.5,{0.001 * k},0.1" for k in range(30)]

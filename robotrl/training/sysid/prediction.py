@@ -22,9 +22,9 @@ import mujoco.rollout
 import numpy as np
 
 from robotrl.core.errors import UsageError
-from robotrl.sysid.log import Log
-from robotrl.sysid.parameters import Unknown, with_values
-from robotrl.sysid.signals import Signal, signals_of, start_of
+from robotrl.training.sysid.log import Log
+from robotrl.training.sysid.parameters import Unknown, with_values
+from robotrl.training.sysid.signals import Signal, signals_of, start_of
 
 # numbers of a rollout that are held in memory at a time
 _MOST_NUMBERS = 20_000_000

@@ -13,7 +13,7 @@ import numpy as np
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.sim.latency import Interpolation
 from robotrl.sim.model_fields import model_values
-from robotrl.sysid.parameters import Unknown, with_values
+from robotrl.training.sysid.parameters import Unknown, with_values
 
 _SINGLE = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
 _FOLLOWS_COMMAND = (

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from robotrl.sysid.estimates import Estimate
-from robotrl.sysid.fit import Fit
-from robotrl.sysid.prediction import Predictor, Recording
+from robotrl.training.sysid.estimates import Estimate
+from robotrl.training.sysid.fit import Fit
+from robotrl.training.sysid.prediction import Predictor, Recording
 
 _COLUMNS = 2
 _MEASURED, _BEFORE, _AFTER = "#444444", "#d9822b", "#1f6fb2"

@@ -15,13 +15,13 @@ import numpy as np
 from robotrl import __version__
 from robotrl.core.errors import UsageError
 from robotrl.core.files import new_folder
-from robotrl.sysid.estimates import Estimate, estimates_of, realism_yaml
-from robotrl.sysid.fit import Fit, fit, toolbox
-from robotrl.sysid.identified_model import read_spec, write_model
-from robotrl.sysid.log import read_log
-from robotrl.sysid.parameters import read_parameters, unknowns_of
-from robotrl.sysid.pictures import draw_fits, write_page
-from robotrl.sysid.prediction import Predictor
+from robotrl.training.sysid.estimates import Estimate, estimates_of, realism_yaml
+from robotrl.training.sysid.fit import Fit, fit, toolbox
+from robotrl.training.sysid.identified_model import read_spec, write_model
+from robotrl.training.sysid.log import read_log
+from robotrl.training.sysid.parameters import read_parameters, unknowns_of
+from robotrl.training.sysid.pictures import draw_fits, write_page
+from robotrl.training.sysid.prediction import Predictor
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def identify(
     The folder holds identified.xml, estimates.json, realism.yaml, report.html and a picture of each log.
 
     Args:
-        logs: CSV files (`robotrl.sysid.log`).
+        logs: CSV files (`robotrl.training.sysid.log`).
         model: MJCF file.
-        parameters: YAML file (`robotrl.sysid.parameters.Parameters`).
+        parameters: YAML file (`robotrl.training.sysid.parameters.Parameters`).
         out: folder to make.
         interval_factor: what training draws from: estimate -+ this many half-widths of the 95 % interval.
 

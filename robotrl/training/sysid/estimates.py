@@ -10,8 +10,8 @@ import numpy as np
 import yaml
 
 from robotrl.core.schema import plain
-from robotrl.sysid.fit import Fit
-from robotrl.sysid.parameters import Unknown
+from robotrl.training.sysid.fit import Fit
+from robotrl.training.sysid.parameters import Unknown
 
 # share of a range within which an estimate lies at its end
 _AT_END = 1e-3

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from robotrl.core.errors import UsageError
-from robotrl.sysid.prediction import Predictor
+from robotrl.training.sysid.prediction import Predictor
 
 # pieces of the logs that a first fit starts from measured states: over a whole log, predictions of a wrong
 # model are so far from what was measured that no direction leads there

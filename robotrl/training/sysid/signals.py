@@ -9,7 +9,7 @@ import numpy as np
 
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.sim.model_fields import names_of
-from robotrl.sysid.log import COMMAND, Log
+from robotrl.training.sysid.log import COMMAND, Log
 
 _KINDS = {"joint_position": "jnt", "joint_velocity": "jnt", "sensor": "sensor"}
 
