@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -22,7 +21,7 @@ from robotrl.core import config
 from robotrl.core.catalog import GROUPS, available
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.paths import CONFIGS
-from robotrl.core.schema import first_line
+from robotrl.core.schema import first_line, read_yaml
 
 # what a realism section of the user's is called inside Hydra
 _STORED = "file_of_the_user"
@@ -92,17 +91,7 @@ def _with_stored_realism(overrides: Sequence[str]) -> list[str]:
         file = Path(value.strip("'\""))
         if key != "realism" or file.suffix not in (".yaml", ".yml"):
             continue
-        try:
-            section = OmegaConf.load(file)
-        except OSError as error:
-            names = ", ".join(available("realism"))
-            raise UsageError(
-                f"{word}: cannot read the file: {error.strerror}; by name there are {names}"
-            ) from error
-        except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-            raise UsageError(f"{word}: the file is not YAML: {first_line(error)}") from error
-        if not isinstance(section, DictConfig):
-            raise UsageError(f"{word}: expected the keys of a realism section in the file (docs/realism.md)")
+        section = read_yaml(file, "realism section")
         ConfigStore.instance().store(group="realism", name=_STORED, node=section, package="task.realism")
         words[i] = f"realism={_STORED}"
     return words

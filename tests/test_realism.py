@@ -258,8 +258,8 @@ def test_a_section_of_ones_own_is_named_by_its_path(tmp_path: Path) -> None:
     # it takes the place of a named section, and leaves nothing behind
     assert "d" not in compose([*words[:2], "realism=typical"]).task.realism.randomize
     for content, message in (
-        ("a: [", "is not YAML"),
-        ("- a", "expected the keys"),
+        ("a: [", "is not a realism section"),
+        ("- a", "expected keys and values"),
         ("randomise: {}", "'randomize'"),
     ):
         file.write_text(content)
@@ -273,7 +273,7 @@ def test_a_section_of_ones_own_is_named_by_its_path(tmp_path: Path) -> None:
         (["realism=typicl"], "did you mean 'typical'"),
         (
             ["realism=none.yaml"],
-            "realism=none.yaml: cannot read the file: No such file or directory; by name",
+            "cannot read the realism section none.yaml: No such file",
         ),
         (["task.realism.randomise={}"], "did you mean 'randomize'"),
         (["task.realism.randomize.m={field: body_mass}"], "range must be given"),

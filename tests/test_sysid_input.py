@@ -62,6 +62,7 @@ def log_of(header: str = HEADER, *rows: str) -> str:
         (log_of(HEADER, *ROWS[:5]), "lasts 0.04 s, no longer than the longest delay of 0.04 s"),
         (log_of(HEADER, *ROWS[:7]), "6 readings for 7 unknown numbers"),
         ("", "has no column 'time_s'"),
+        (HEADER + "\n", "has 0 rows of numbers"),
     ],
 )
 def test_logs_that_are_refused(
@@ -76,8 +77,8 @@ def test_logs_that_are_refused(
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ("a: [", "is not YAML"),
-        ("- a", "expected the key `parameters`"),
+        ("a: [", "is not a parameters file"),
+        ("- a", "expected keys and values"),
         ("parameters: {}", "there is nothing to identify"),
         ("parameter: {}", "unknown key 'parameter' (did you mean 'parameters'?)"),
         ("parameters: {d: {field: dof_damping}}", "range must be given"),

@@ -6,14 +6,14 @@ force from `time_s` on, until the next row. Rows need not be evenly spaced.
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.errors import UsageError
+from robotrl.training.csv_log import read_number, read_rows
 
 TIME = "time_s"
 COMMAND = "ctrl/"
@@ -72,22 +72,18 @@ def read_log(path: Path) -> Log:
     Raises:
         UsageError: the file is missing or no such log; the message names the row of the file.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            header = [name.strip() for name in next(rows, [])]
-            _check_header(path, header)
-            cells = [_numbers(path, number, row, header) for number, row in enumerate(rows, 2) if row]
-    except FileNotFoundError as error:
-        raise UsageError(f"log {path} does not exist") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"log {path} is not a CSV file in UTF-8: {error}") from error
-    except OSError as error:
-        raise RobotrlError(f"cannot read log {path}: {error}") from error
-    columns = dict(zip(header, np.array(cells, dtype=np.float64).reshape(len(cells), -1).T, strict=False))
+    header, rows = read_rows(path)
+    _check_header(path, header)
+    cells = [
+        [_number(path, number, name, cell) for name, cell in zip(header, row, strict=True)]
+        for number, row in rows
+    ]
+    columns = dict(
+        zip(header, np.array(cells, dtype=np.float64).reshape(len(cells), len(header)).T, strict=True)
+    )
     return Log(
         path,
-        columns.get(TIME, np.zeros(0)),
+        columns[TIME],
         {name.removeprefix(COMMAND): column for name, column in columns.items() if name.startswith(COMMAND)},
         {name: column for name, column in columns.items() if name.startswith(SIGNALS)},
     )
@@ -108,19 +104,7 @@ def _is_read(name: str) -> bool:
     return name == TIME or name.startswith((COMMAND, *SIGNALS))
 
 
-def _numbers(path: Path, number: int, row: list[str], header: list[str]) -> list[float]:
-    if len(row) != len(header):
-        raise UsageError(f"log {path}, row {number}: {len(row)} cells, the header has {len(header)}")
-    return [_number(path, number, name, cell) for name, cell in zip(header, row, strict=True)]
-
-
-def _number(path: Path, number: int, name: str, cell: str) -> float:
+def _number(path: Path, row: int, name: str, cell: str) -> float:
     if not _is_read(name) or (not cell.strip() and name.startswith(SIGNALS)):
         return math.nan
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UsageError(f"log {path}, row {number}: {name} must be a finite number, got {cell!r}")
-    return value
+    return read_number(path, row, name, cell)

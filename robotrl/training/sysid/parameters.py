@@ -9,12 +9,10 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
 from robotrl.core.errors import UsageError, unknown_name
-from robotrl.core.schema import fill, first_line
+from robotrl.core.schema import fill, read_yaml
 from robotrl.sim.draws import check_range
 from robotrl.sim.model_fields import (
     NOT_NEGATIVE,
@@ -125,15 +123,7 @@ def read_parameters(path: Path) -> dict[str, ModelParameter]:
     Raises:
         UsageError: the file is missing or an entry is wrong; the message names the key.
     """
-    try:
-        document = OmegaConf.load(path)
-        given = OmegaConf.to_container(document)
-    except OSError as error:
-        raise UsageError(f"cannot read the parameters {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise UsageError(f"{path} is not YAML: {first_line(error)}") from error
-    if not isinstance(document, DictConfig):
-        raise UsageError(f"{path}: expected the key `parameters` and entries below it")
+    given = OmegaConf.to_container(read_yaml(path, "parameters file"))
     try:
         entries: dict[str, ModelParameter] = fill(Parameters, given, "").parameters  # type: ignore[arg-type]
     except UsageError as error:
