@@ -62,6 +62,10 @@ def log_of(header: str = HEADER, *rows: str) -> str:
         (log_of(HEADER, *ROWS[:5]), "lasts 0.04 s, no longer than the longest delay of 0.04 s"),
         (log_of(HEADER, *ROWS[:7]), "6 readings for 7 unknown numbers"),
         ("", "has no column 'time_s'"),
+        (
+            log_of(HEADER, *(f"{0.01 * k:.2f},0.5,,0.1" for k in range(30))),
+            "joint_position/elbow has no reading after 0.04 s",
+        ),
         (HEADER + "\n", "has 0 rows of numbers"),
     ],
 )
@@ -129,11 +133,14 @@ def test_models_that_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_without_the_toolboxs_packages_it_says_what_to_install(
+def test_help_and_what_to_install_where_the_toolbox_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mujoco import sysid
 
+    with pytest.raises(SystemExit):
+        main(["sysid", "--help"])
+    assert "examples:\n  robotrl sysid bench.csv --model" in capsys.readouterr().out
     monkeypatch.delattr(sysid, "optimize")  # that is what the import leaves then
     assert run(tmp_path, arm(), ARM_PARAMETERS, log_of()) == 2
     assert "pip install 'robotrl[sysid]'" in capsys.readouterr().err

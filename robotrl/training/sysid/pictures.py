@@ -36,9 +36,10 @@ def _figure(recording: Recording, before: np.ndarray, after: np.ndarray) -> Figu
         axes.plot(recording.time_s, before[:, i], lw=1, color=_BEFORE, label="nominal model")
         axes.plot(recording.time_s, after[:, i], lw=1, color=_AFTER, label="identified model")
         # a nominal model that runs away must not hide the rest
-        low, high = np.nanmin(recording.measured[:, i]), np.nanmax(recording.measured[:, i])
-        room = 0.3 * (high - low) or 1.0
-        axes.set_ylim(low - room, high + room)
+        measured = recording.measured[np.isfinite(recording.measured[:, i]), i]
+        if len(measured):
+            room = 0.3 * np.ptp(measured) or 1.0
+            axes.set_ylim(measured.min() - room, measured.max() + room)
         axes.set_title(signal.name, fontsize=9)
         axes.set_ylabel(signal.unit)
     for axes in figure.axes[count:]:

@@ -11,6 +11,8 @@ from robotrl.core.errors import UsageError, unknown_name
 from robotrl.sim.model_fields import names_of
 from robotrl.training.sysid.log import COMMAND, Log
 
+# readings whose slope is the velocity where none is measured
+_FIRST = 5
 _KINDS = {"joint_position": "jnt", "joint_velocity": "jnt", "sensor": "sensor"}
 
 
@@ -55,29 +57,38 @@ def signals_of(model: mujoco.MjModel, log: Log) -> list[Signal]:
 
 
 def start_of(model: mujoco.MjModel, log: Log, signals: list[Signal], row: int) -> np.ndarray:
-    """(2 nq,) first guess of positions and velocities at a row of the log."""
-    near = slice(row, row + 5)
-    time_s = log.time_s[near]
-    found = {signal.column: log.signals[signal.name][near] for signal in signals}
+    """(2 nq,) first guess of positions and velocities at a row of the log.
+
+    Raises:
+        UsageError: a position is not read from there on.
+    """
+    names = {signal.column: signal.name for signal in signals}
     position, velocity = np.zeros(model.nq), np.zeros(model.nv)
     for i in range(model.njnt):
-        readings = _first(found, [i, *_columns_of(model, mujoco.mjtSensor.mjSENS_JOINTPOS, i)])
-        slope = np.polyfit(time_s, readings, 1)[0] if len(time_s) > 1 else 0.0
+        places = [i, *_columns_of(model, mujoco.mjtSensor.mjSENS_JOINTPOS, i)]
+        time_s, readings = _first_readings(log, names, places, row)
+        if not len(readings):
+            name = next(names[place] for place in places if place in names)
+            raise UsageError(f"log {log.path}: {name} has no reading after {log.time_s[row]:g} s")
         position[i] = readings[0]
-        speeds = [model.nq + i, *_columns_of(model, mujoco.mjtSensor.mjSENS_JOINTVEL, i)]
-        velocity[i] = _first(found, speeds)[0] if any(column in found for column in speeds) else slope
+        velocity[i] = np.polyfit(time_s, readings, 1)[0] if len(readings) > 1 else 0.0
+        places = [model.nq + i, *_columns_of(model, mujoco.mjtSensor.mjSENS_JOINTVEL, i)]
+        _, readings = _first_readings(log, names, places, row)
+        if len(readings):
+            velocity[i] = readings[0]
     return np.concatenate([position, velocity])
 
 
-def _first(found: dict[int, np.ndarray], columns: list[int]) -> np.ndarray:
-    """Return the readings of the first column that there is, without its gaps."""
-    readings = next(found[column] for column in columns if column in found)
-    known = np.isfinite(readings)
-    return (
-        np.interp(np.arange(len(readings)), np.flatnonzero(known), readings[known])
-        if known.any()
-        else (np.zeros(len(readings)))
-    )
+def _first_readings(
+    log: Log, names: dict[int, str], places: list[int], row: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return times and values of the first readings, from a row on, of the first column that there is."""
+    name = next((names[place] for place in places if place in names), None)
+    if name is None:
+        return np.zeros(0), np.zeros(0)
+    readings = log.signals[name][row:]
+    known = np.flatnonzero(np.isfinite(readings))[:_FIRST]
+    return log.time_s[row:][known], readings[known]
 
 
 def _columns_of(model: mujoco.MjModel, kind: mujoco.mjtSensor, joint: int) -> list[int]:
