@@ -20,7 +20,8 @@ report.html, a picture of each log, and realism.yaml: train with what was found 
 
 A log is a CSV file with time_s, ctrl/ACTUATOR for every actuator, and what was measured in any of
 joint_position/JOINT, joint_velocity/JOINT, sensor/NAME, in MuJoCo's units. A row is an instant: readings are
-those at time_s, a command is in force from time_s until the next row.
+those at time_s, a command is in force from time_s until the next row. An MCAP file that `robotrl deploy`
+wrote is such a log too.
 
 The parameters are named in a YAML file:
   parameters:
@@ -29,7 +30,7 @@ The parameters are named in a YAML file:
         "sysid bench.csv --model robot.xml --params params.yaml\n"
         "sysid slow.csv fast.csv --model robot.xml --params params.yaml --out identified --interval-factor 3",
     )
-    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="CSV file, see above")
+    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="CSV or MCAP file, see above")
     parser.add_argument("--model", metavar="FILE", required=True, type=Path, help="MJCF of the robot")
     parser.add_argument("--params", metavar="FILE", required=True, type=Path, help="YAML file, see above")
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder to create (default: MODEL_sysid)")

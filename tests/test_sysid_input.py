@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from sysid_robots import ARM_PARAMETERS, DT_S, LEG, LEG_NOMINAL, arm, written
 
 from robotrl.cli import main
 from robotrl.core.errors import UsageError
+from robotrl.deploy.runtime.frame_log import Frame, write_mcap
+from robotrl.deploy.runtime.robots.robot import Layout, Signal
 from robotrl.sim.draws import When
+from robotrl.training.sysid.deployment_log import read_deployment
 from robotrl.training.sysid.estimates import Estimate, realism_yaml
 from robotrl.training.sysid.identified_model import read_spec, write_model
 from robotrl.training.sysid.log import read_log
@@ -216,6 +220,46 @@ def test_commands_of_a_recording_are_delayed_to_a_share_of_a_step(tmp_path: Path
     # the step at 0.1 s comes into force at 0.1035 s: a quarter of the physics step that begins at 0.102 s
     commands = recording.commands(np.array([0.0035]))[:, 0]
     np.testing.assert_allclose(commands[:34], [0.0] * 31 + [0.25, 1.0, 1.0], atol=1e-12)
+
+
+def test_a_deployments_log_says_what_the_csv_file_says(tmp_path: Path) -> None:
+    imu = "<sensor><gyro name='imu' site='s'/></sensor>"
+    text = LEG.format(dt=DT_S, delayed="", **LEG_NOMINAL).replace("<actuator>", f"{imu}<actuator>")
+    text = text.replace('<body name="shank"', '<site name="s"/><body name="shank"')
+    text = text.replace('joint="knee" kp', 'joint="knee" gear="2" kp')
+    model = mujoco.MjModel.from_xml_string(text)
+    layout = Layout(
+        "leg",
+        (
+            Signal("joint_position", "rad", ("knee", "hip")),  # in an order of its own
+            Signal("imu", "rad/s", ("0", "1", "2")),
+            Signal("battery", "V", ("0",)),
+        ),
+        ("knee", "hip"),
+    )
+    frames = []
+    for k in range(60):
+        kp = 30.0 if 10 <= k < 50 else 0.0  # damped before and after
+        rows = np.array([[0.01 * k, 0, 0, kp, 0.5], [-0.02 * k, 0, 0, kp, 0.5]])
+        values = np.array([0.1 * k, 0.2 * k, 1.0, 2.0, 3.0, 24.0])
+        frames.append(Frame(5.0 + 0.02 * k, "POLICY", values, None if k < 3 else rows, 0.0, 0.0, 0.0))
+    write_mcap(tmp_path / "run.mcap", layout, frames)
+    log = read_deployment(tmp_path / "run.mcap", model)
+    steps = np.arange(10, 50)
+    np.testing.assert_allclose(log.time_s, 0.02 * steps, atol=1e-6)
+    np.testing.assert_allclose(log.commands["hip"], -0.02 * steps)
+    np.testing.assert_allclose(log.commands["knee"], 2 * 0.01 * steps)  # its control is in turns of the motor
+    np.testing.assert_allclose(log.signals["joint_position/hip"], 0.2 * steps)
+    assert set(log.signals) == {
+        "joint_position/hip",
+        "joint_position/knee",
+        *(f"sensor/imu/{i}" for i in range(3)),
+    }
+    with pytest.raises(UsageError, match="has commands of hip, knee, the model's actuators are elbow"):
+        read_deployment(tmp_path / "run.mcap", mujoco.MjModel.from_xml_string(arm()))
+    motors = mujoco.MjModel.from_xml_string(re.sub(r"<position (.*?) kp=.* (/>)", r"<motor \1 \2", text))
+    with pytest.raises(UsageError, match="drive 'hip' was commanded what the model's actuator, no servo"):
+        read_deployment(tmp_path / "run.mcap", motors)
 
 
 def test_the_example_identifies_its_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from robotrl import __version__
 from robotrl.core.errors import UsageError
 from robotrl.core.files import new_folder
+from robotrl.training.sysid.deployment_log import read_deployment
 from robotrl.training.sysid.estimates import Estimate, estimates_of, realism_yaml
 from robotrl.training.sysid.fit import Fit, fit, toolbox
 from robotrl.training.sysid.identified_model import read_spec, write_model
@@ -60,7 +61,7 @@ def identify(
     The folder holds identified.xml, estimates.json, realism.yaml, report.html and a picture of each log.
 
     Args:
-        logs: CSV files (`robotrl.training.sysid.log`).
+        logs: CSV files (`robotrl.training.sysid.log`) or MCAP files of `robotrl deploy`.
         model: MJCF file.
         parameters: YAML file (`robotrl.training.sysid.parameters.Parameters`).
         out: folder to make.
@@ -76,8 +77,10 @@ def identify(
         raise UsageError(f"{out} exists and is left as it is: name another folder with --out")
     toolbox()
     spec = read_spec(model)
-    unknowns = unknowns_of(spec.compile(), read_parameters(parameters))
-    predictor = Predictor(spec, [read_log(path) for path in logs], unknowns)
+    compiled = spec.compile()
+    unknowns = unknowns_of(compiled, read_parameters(parameters))
+    read = [read_deployment(path, compiled) if path.suffix == ".mcap" else read_log(path) for path in logs]
+    predictor = Predictor(spec, read, unknowns)
     found = fit(predictor)
     estimates = estimates_of(unknowns, found, interval_factor, float(predictor.model.opt.timestep))
     residuals = _residuals(predictor, found)
