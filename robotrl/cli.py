@@ -22,6 +22,7 @@ from robotrl.cli_deploy import deploy, tell
 from robotrl.cli_export import export
 from robotrl.cli_ros2 import ros2
 from robotrl.cli_simulate_robot import simulate_robot
+from robotrl.cli_sysid import sysid
 from robotrl.cli_verify import verify
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.terminal import command_parser as _parser
@@ -55,6 +56,7 @@ commands:
   simulate-robot  a simulated robot for `deploy`, in a process of its own
   ros2          write a bundle's ROS 2 package
   actuator-net  learn a joint's actuator from logs of the robot
+  sysid         identify friction, masses, gains and delays of the model from logs of the robot
 
 options:
   -h, --help    this text; `robotrl COMMAND --help` explains a command
@@ -290,6 +292,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "report": _report,
     "ros2": ros2,
     "actuator-net": actuator_net,
+    "sysid": sysid,
 }
 
 
