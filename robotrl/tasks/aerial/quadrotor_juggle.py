@@ -19,10 +19,11 @@ from robotrl.core.paths import ASSETS
 from robotrl.core.types import ActionTerm, ObsTerm, Source
 from robotrl.sim.draws import Distribution, draw
 from robotrl.sim.restitution import restitution_of
-from robotrl.sim.sim import Sim
+from robotrl.sim.sim import Sim, Stage
 from robotrl.tasks.aerial import flight_control
 from robotrl.tasks.aerial.flight_control import FlightController
 from robotrl.tasks.memory import Memory
+from robotrl.tasks.rotations import rotation_matrix, up_axis
 from robotrl.tasks.task import Task
 
 RACKET_HEIGHT_M = 0.055
@@ -74,6 +75,9 @@ class QuadrotorJuggle(Task):
     episode_length_s: float = 10.0
     """Time limit, s."""
     mjcf: Path = ASSETS / "aerial" / "quadrotor_juggle.xml"
+
+    # all that is read is the state itself, besides commands, which lag by a physics step
+    stage = Stage.NONE
 
     def __post_init__(self) -> None:
         checks.above(self, 0.0, "ball_mass_kg", "physics_dt_s", "reward_scale")
@@ -141,7 +145,7 @@ class QuadrotorJuggle(Task):
 
     def rotation(self, sim: Sim) -> Tensor:
         """(N, 3, 3) of the drone; columns are its heading, lateral and up axes."""
-        return sim.named("body", "drone").xmat.unflatten(1, (3, 3))
+        return rotation_matrix(sim.data("qpos")[:, 3:7])
 
     def above_racket(self, sim: Sim) -> tuple[Tensor, Tensor]:
         """(N,) height of the ball's centre above the racket's plane and distance from its axis, m."""
@@ -169,11 +173,11 @@ class QuadrotorJuggle(Task):
         remembered = [MEMORY.of(sim, name) for name in ("smoothed_rates", "rate_integral", "throttle")]
         # a command's "force" is the command itself, delayed where it has a delay
         command, gyro = sim.data("actuator_force"), sim.data("qvel")[:, 3:6]
-        force, up = sim.data("qfrc_applied"), sim.named("body", "drone").xmat[:, 2::3]
+        force, quaternion = sim.data("qfrc_applied"), sim.data("qpos")[:, 3:7]
         steps = whole_ratio("flight_control.PERIOD_S", flight_control.PERIOD_S, sim.dt_s)
         for _ in range(substeps // steps):
             wrench = controller.update(command, gyro, *remembered)
-            force[:, :3], force[:, 3:6] = wrench[:, :1] * up, wrench[:, 1:]
+            force[:, :3], force[:, 3:6] = wrench[:, :1] * up_axis(quaternion), wrench[:, 1:]
             sim.step(ctrl, steps)
 
     def _compare_actions(self, sim: Sim, ctrl: Tensor, first: Tensor) -> None:
