@@ -1,4 +1,4 @@
-"""Juggling: falling, hits, rewards by hand, end states, starts, and what is remembered across a checkpoint."""
+"""Juggling: falling, hits, rewards by hand, end states, starts, going on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def test_one_hit_for_every_bounce() -> None:
     ("since", "counts", "true", "wrong"),
     [(1, 0, 0, 0), (10, 0, 0, 1), (14, 0, 0, 1), (15, 1, 0, 0), (29, 1, 0, 0), (30, 1, 1, 0)],
 )
-def test_the_time_since_the_last_hit_decides_what_a_hit_is(since: int, counts: int, true: int, wrong: int) -> None:
+def test_the_time_since_the_last_hit_decides_what_a_hit_is(
+    since: int, counts: int, true: int, wrong: int
+) -> None:
     env = juggling([[0.0, 0.0, 1.0 + 0.055 + 0.04 + 0.001]])
     env.sim.data("qvel")[:, 8] = -3.0
     env.sim.forward()
@@ -180,7 +182,9 @@ def test_a_checkpoint_in_mid_air_goes_on_bit_for_bit_and_hits_are_reported() -> 
     logged = []
     for _ in range(400):
         ours, theirs = first.step(action), second.step(action)
-        assert torch.equal(ours.obs["policy"], theirs.obs["policy"]) and torch.equal(ours.reward, theirs.reward)
+        assert torch.equal(ours.obs["policy"], theirs.obs["policy"]) and torch.equal(
+            ours.reward, theirs.reward
+        )
         logged += ours.log.get("episode/hits", torch.tensor([])).tolist()
         assert ours.log.keys() == theirs.log.keys()
     assert logged and max(logged) >= 2
@@ -189,5 +193,5 @@ def test_a_checkpoint_in_mid_air_goes_on_bit_for_bit_and_hits_are_reported() -> 
 def test_impossible_options_are_refused() -> None:
     with pytest.raises(ValueError, match="ball_mass_kg must be above 0"):
         QuadrotorJuggle(ball_mass_kg=0.0)
-    with pytest.raises(UsageError, match="must be a whole multiple of 0.003 s"):
+    with pytest.raises(UsageError, match=r"must be a whole multiple of 0\.003 s"):
         QuadrotorJuggle(physics_dt_s=0.003)

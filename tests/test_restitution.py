@@ -66,7 +66,9 @@ def test_formula_and_its_inverse() -> None:
     table = {1.0: 0.0, 0.95: 0.0165, 0.9: 0.0343, 0.82: 0.0658, 0.7: 0.1222, 0.64: 0.1558, 0.5: 0.2553}
     coefficients = torch.tensor(list(table), dtype=torch.float64)
     ratios = damping_ratio(coefficients)
-    torch.testing.assert_close(ratios, torch.tensor(list(table.values()), dtype=torch.float64), rtol=0, atol=6e-5)
+    torch.testing.assert_close(
+        ratios, torch.tensor(list(table.values()), dtype=torch.float64), rtol=0, atol=6e-5
+    )
     torch.testing.assert_close(restitution(ratios), coefficients, rtol=0, atol=1e-11)
     torch.testing.assert_close(restitution_of(solref(coefficients, 3e4)), coefficients, rtol=0, atol=1e-11)
 
@@ -89,7 +91,7 @@ def test_every_episode_of_a_simulation_draws_its_own_and_a_curriculum_widens_the
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(UsageError, match="must be at least 0.5"):
+    with pytest.raises(UsageError, match=r"must be at least 0\.5"):
         Restitution((0.3, 0.9), "ball")
     with pytest.raises(UsageError, match="keeps at most 1"):
         Restitution((0.7, 1.2), "ball")

@@ -47,9 +47,8 @@ class Restitution:
     def __post_init__(self) -> None:
         self.check()
         if not 0.0 < self.stiffness_per_s2 < float("inf"):
-            raise UsageError(
-                f"restitution of {self.names!r}: stiffness_per_s2 must be above 0, got {self.stiffness_per_s2}"
-            )
+            given = self.stiffness_per_s2
+            raise UsageError(f"restitution of {self.names!r}: stiffness_per_s2 must be above 0, got {given}")
 
     def check(self) -> None:
         """Refuse a range that is upside down or out of reach.
@@ -59,7 +58,9 @@ class Restitution:
         """
         _, upper = check_range(f"restitution of {self.names!r}: range", self.range, LOWEST)
         if upper > 1.0:
-            raise UsageError(f"restitution of {self.names!r}: a bounce keeps at most 1, got {list(self.range)}")
+            raise UsageError(
+                f"restitution of {self.names!r}: a bounce keeps at most 1, got {list(self.range)}"
+            )
 
 
 def restitution(damping_ratio: Tensor) -> Tensor:
@@ -120,7 +121,9 @@ class Restitutions:
     def __init__(self, sim: Sim, items: Mapping[str, Restitution]) -> None:
         names = [sim.model.geom(i).name for i in range(sim.model.ngeom)]
         self._sim = sim
-        self._items = [(item, torch.tensor(matching(item.names, names, "geom", ""))) for item in items.values()]
+        self._items = [
+            (item, torch.tensor(matching(item.names, names, "geom", ""))) for item in items.values()
+        ]
 
     def reset(self, ids: Tensor, rng: torch.Generator) -> None:
         """Draw for the new episodes of simulations `ids`, one coefficient for all geoms of an item."""

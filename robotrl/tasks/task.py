@@ -107,7 +107,7 @@ class Task(_Options, ABC):
         return None
 
     def scores(self, sim: Sim) -> dict[str, Tensor]:
-        """Return named results, (N,) each, of episodes that end now: logged and evaluated as the return is."""
+        """Return named (N,) results of episodes that end now: logged and evaluated as the return is."""
         return {}
 
     def expert(self, sim: Sim) -> Tensor | None:

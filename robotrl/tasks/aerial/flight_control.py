@@ -1,15 +1,15 @@
-"""The flight controller of a quadrotor: collective thrust and body rates to rotor thrusts, 500 times a second.
+"""The flight controller of a quadrotor: collective thrust and body rates to rotor thrusts, at 500 Hz.
 
-Body axes: x forward, y left, z up. Rates are smoothed, a PID loop makes torques of their errors, a mixer makes
-rotor thrusts of torques and collective thrust, rotors follow with a lag:
+Body axes: x forward, y left, z up. Rates are smoothed, a PID loop makes torques of their errors, a mixer
+makes rotor thrusts of torques and collective thrust, rotors follow with a lag:
 
     w <- (1 - c) gyro + c w,   e = w_cmd - w,   i <- clamp(i + dt e max(0, 1 - (e / 2.5 pi)^2), +-1),
     q = P e + I i - D (w - w_old) / dt,         t_j = clamp(m f_cmd / (4 F) + mix_j . q, 0, 1),
     u_j <- u_j + (1 - exp(-dt / tau)) (sqrt(t_j) - u_j),       thrust of rotor j: F u_j^2.
 
-Numbers: the training code of JuggleRL (Li et al. 2025, arXiv:2509.24892). Torques q are in shares of full rotor
-thrust, as in open flight stacks: our reading, as is taking the rotors' and the inertial unit's 0.147 kg as part
-of the vehicle's mass, so that a commanded 9.8 m/s^2 hovers.
+Numbers: the training code of JuggleRL (2025, arXiv:2509.24892). Torques q are in shares of full rotor thrust,
+as in open flight stacks: our reading, as is taking the rotors' and the inertial unit's 0.147 kg as part of
+the vehicle's mass, so that a commanded 9.8 m/s^2 hovers.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class FlightController:
         self._follow = 1.0 - math.exp(-PERIOD_S / ROTOR_TIME_CONSTANT_S)
         self._mix, self._wrench = _MIX.to(device), _WRENCH.to(device)
 
-    def update(self, command: Tensor, gyro: Tensor, smoothed: Tensor, integral: Tensor, throttle: Tensor) -> Tensor:
+    def update(
+        self, command: Tensor, gyro: Tensor, smoothed: Tensor, integral: Tensor, throttle: Tensor
+    ) -> Tensor:
         """Let one period pass.
 
         Args:

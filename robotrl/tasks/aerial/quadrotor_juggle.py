@@ -1,7 +1,7 @@
-"""JuggleRL: a quadrotor with a racket on top juggles a ball (Li et al. 2025, arXiv:2509.24892).
+"""JuggleRL: a quadrotor with a racket on top juggles a ball (2025, arXiv:2509.24892).
 
-The reward is that of the paper's released training script, its term of 100 included, which the script multiplies
-by a spin factor of zero where spin is not rewarded. Numbers of the vehicle: `flight_control`.
+The reward is that of the paper's released training script, its term of 100 included, which the script
+multiplies by a spin factor of zero where spin is not rewarded. Numbers of the vehicle: `flight_control`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HIT_RADIUS_M = 0.05
 HIT_SPEED_M_S = 0.5
 """Horizontal velocity jump that makes a hit."""
 DEBOUNCE_STEPS, WRONG_STEPS, TRUE_STEPS = 3, 15, 30
-"""Since the hit before: at most so many, and it is the same one; and it is a wrong one; more, and it is true."""
+"""Steps since the hit before: at most so many make it the same hit, a wrong hit; more make it a true one."""
 START_M = 0.07
 DRONE_START_M, BALL_START_M = (0.9, 1.1), (1.5, 2.0)
 APEX_M = (1.6, 1.85)
@@ -67,7 +67,7 @@ class QuadrotorJuggle(Task):
     ball_mass_kg: float = 0.0472
     """Mass of the ball, kg; above 0."""
     physics_dt_s: float = 0.001
-    """Physics step, s: single bounces keep their speed ratio within 0.01 at 0.001 and within 0.02 at 0.002."""
+    """Physics step, s, at most 0.002: see `robotrl.sim.restitution` for what that does to bounces."""
     reward_scale: float = 1.0
     """Factor on every reward term; above 0."""
     control_dt_s: float = 0.02
@@ -98,17 +98,16 @@ class QuadrotorJuggle(Task):
 
     def observation_terms(self, model: mujoco.MjModel) -> dict[str, tuple[ObsTerm, ...]]:
         """Drone and ball as motion capture has them, in world axes; what the simulation knows of both."""
-        capture = {"elements": XYZ}
         return {
             "policy": (
-                ObsTerm("position", 3, "m", **capture),
-                ObsTerm("linear_velocity", 3, "m/s", Source.ESTIMATOR, **capture),
-                ObsTerm("heading", 3, "1", Source.ESTIMATOR, -1.0, 1.0, **capture),
-                ObsTerm("lateral", 3, "1", Source.ESTIMATOR, -1.0, 1.0, **capture),
-                ObsTerm("up", 3, "1", Source.ESTIMATOR, -1.0, 1.0, **capture),
-                ObsTerm("ball_offset", 3, "m", **capture),
-                ObsTerm("ball_position", 3, "m", **capture),
-                ObsTerm("ball_velocity", 3, "m/s", Source.ESTIMATOR, **capture),
+                ObsTerm("position", 3, "m", elements=XYZ),
+                ObsTerm("linear_velocity", 3, "m/s", Source.ESTIMATOR, elements=XYZ),
+                ObsTerm("heading", 3, "1", Source.ESTIMATOR, -1.0, 1.0, elements=XYZ),
+                ObsTerm("lateral", 3, "1", Source.ESTIMATOR, -1.0, 1.0, elements=XYZ),
+                ObsTerm("up", 3, "1", Source.ESTIMATOR, -1.0, 1.0, elements=XYZ),
+                ObsTerm("ball_offset", 3, "m", elements=XYZ),
+                ObsTerm("ball_position", 3, "m", elements=XYZ),
+                ObsTerm("ball_velocity", 3, "m/s", Source.ESTIMATOR, elements=XYZ),
             ),
             "privileged": (
                 ObsTerm("restitution", 1, "1", Source.SIMULATION, 0.5, 1.0),
@@ -235,7 +234,7 @@ class QuadrotorJuggle(Task):
             "privileged": {
                 "restitution": restitution_of(sim.param("geom_solref")[:, sim.named("geom", "ball").id]),
                 "ball_mass": sim.param("body_mass")[:, ball],
-                "time_share": sim.data("time").view(-1) / self.episode_length_s,
+                "time_share": sim.data("time") / self.episode_length_s,
                 "angular_velocity": qvel[:, 3:6],
                 "time_since_hit": since_s.clamp(max=1.0),
                 "highest": MEMORY.of(sim, "highest"),
