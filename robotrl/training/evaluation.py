@@ -99,8 +99,8 @@ def evaluate(
         _note_scores(scores, step, running)
         running &= ~step.done
         obs = step.obs
-    results = [values.numpy() for values in (returns, lengths, terminated, valid)]
-    return Evaluation(*results, scores={name: values.numpy() for name, values in scores.items()})
+    counted = {name: values.numpy() for name, values in scores.items()}
+    return Evaluation(returns.numpy(), lengths.numpy(), terminated.numpy(), valid.numpy(), counted)
 
 
 def _note_scores(scores: dict[str, Tensor], step: Step, running: Tensor) -> None:
