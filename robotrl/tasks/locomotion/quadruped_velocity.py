@@ -32,15 +32,15 @@ STILL_SHARE = 0.1
 """Of the commands: stand still."""
 TRACKING_WIDTH = 0.25
 """Squared error, (m/s)^2 or (rad/s)^2, at which a tracking reward has fallen to exp(-1)."""
-STEP_S = 0.2
-"""A foot's time in the air from which a step is rewarded."""
+STEP_S = (0.1, 0.3)
+"""A foot's time in the air from which a step is rewarded, and beyond which no more is paid."""
 LOWEST_M, TILT_RAD = 0.16, math.radians(50)
 """Lower, or tilted further, the trunk has fallen."""
 
 MEMORY = Memory(
     commands=3 * COMMANDS,
     air_time=4,  # of each foot since it left the ground, s
-    long_steps=1,  # sum over the feet that came down of their time in the air beyond STEP_S, s
+    long_steps=1,  # sum over the feet that came down of their time in the air within STEP_S, s
     error=1,  # sum of the distances from the commanded velocity over the control steps, m/s
 )
 
@@ -149,7 +149,7 @@ class QuadrupedVelocity(Task):
         """Step, then see which feet came down and how far the velocity is from the command."""
         sim.step(ctrl, substeps)
         grounded, air_time = self.foot_force(sim) > 1.0, MEMORY.of(sim, "air_time")
-        beyond = (air_time - STEP_S) * (grounded & (air_time > 0.0))
+        beyond = (air_time.clamp(*STEP_S) - STEP_S[0]) * grounded
         walking = self.command(sim).norm(dim=1) > 0.1
         MEMORY.of(sim, "long_steps")[:, 0] = beyond.sum(1) * walking
         air_time.copy_((air_time + self.control_dt_s) * ~grounded)
@@ -192,7 +192,7 @@ class QuadrupedVelocity(Task):
         terms = {
             "track_velocity": 1.5 * torch.exp(-self._velocity_error(sim).square().sum(1) / TRACKING_WIDTH),
             "track_turn": 0.75 * torch.exp(-turn_error.square() / TRACKING_WIDTH),
-            "long_steps": 2.0 * MEMORY.of(sim, "long_steps")[:, 0] / self.control_dt_s,
+            "long_steps": 1.0 * MEMORY.of(sim, "long_steps")[:, 0] / self.control_dt_s,
             "bouncing": -2.0 * velocity[:, 2].square(),
             "rocking": -0.05 * rates[:, :2].square().sum(1),
             "tilt": -1.0 * tilt.square().sum(1),
