@@ -1,4 +1,4 @@
-"""Consecutive hits of a trained juggling policy: 10 trials each under the training's dynamics and unseen ones.
+"""Consecutive hits of a trained juggling policy: 10 trials each under dynamics seen in training and not.
 
     python scripts/bench_juggle.py RUN [--trials 10] [--cap-s 3600] [--seed 0] [--out FILE]
 
@@ -6,8 +6,8 @@ RUN is a run of the recipe juggle_ppo. Trials end with the first miss or at the 
 deterministically, physics steps are 1 ms. Conditions:
 
 training   as trained: restitution 0.7 to 1, ball mass +-20 %, command delay 0 to 20 ms, 2 mm noise
-unseen     delay 20 to 30 ms, 4 mm noise on the ball's place, 0.05 m/s on both velocities, 2 % noise on commands,
-           the drone's mass +-3 %, restitution 0.64 (the outer zone of the paper's racket) to 0.9
+unseen     delay 20 to 30 ms, 4 mm noise on the ball's place, 0.05 m/s on both velocities, 2 % noise on
+           commands, the drone's mass +-3 %, restitution 0.64 (the outer zone of the paper's racket) to 0.9
 light      unseen, with a ball of 5 g
 
 Writes what was measured after every condition.

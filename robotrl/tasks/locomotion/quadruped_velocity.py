@@ -1,7 +1,7 @@
 """A quadrupedal robot of 12 kg follows velocity commands with position servos, IMU and encoders alone.
 
-Terms and their weights are those of the field (Rudin et al. 2022, arXiv:2109.11978): exponential tracking of the
-commanded velocity, rewards for steps that last, penalties for what is not part of walking.
+Rewards are the usual ones (Rudin et al. 2022, arXiv:2109.11978): exponential tracking of the commanded
+velocity, pay for steps that last, penalties for what is not part of walking.
 """
 
 from __future__ import annotations
