@@ -87,7 +87,7 @@ def test_a_rate_step_is_that_of_the_equations() -> None:
 
 
 def test_rotors_follow_with_their_time_constant_and_never_pull() -> None:
-    controller = FlightController(MASS_KG, torch.device("cpu"))
+    controller = FlightController(MASS_KG, torch.zeros(1, dtype=torch.float64))
     state = [torch.zeros(1, size, dtype=torch.float64) for size in (3, 3, 4)]
     state[2].fill_(1.0)
     still = torch.zeros(1, 3, dtype=torch.float64)

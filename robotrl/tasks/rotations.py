@@ -27,13 +27,13 @@ _WEIGHTS_UP = _WEIGHTS[:, 2::3].contiguous()
 
 
 def rotation_matrix(quaternion: Tensor) -> Tensor:
-    """(N, 3, 3) matrices of (N, 4) float64 quaternions: columns are the body's axes in the world."""
-    return (_outer(quaternion) @ _WEIGHTS.to(quaternion.device)).unflatten(1, (3, 3))
+    """(N, 3, 3) matrices of (N, 4) quaternions: columns are the body's axes in the world."""
+    return (_outer(quaternion) @ _WEIGHTS.to(quaternion)).unflatten(1, (3, 3))
 
 
 def up_axis(quaternion: Tensor) -> Tensor:
-    """(N, 3) z axes of the bodies in the world, of (N, 4) float64 quaternions."""
-    return _outer(quaternion) @ _WEIGHTS_UP.to(quaternion.device)
+    """(N, 3) z axes of the bodies in the world, of (N, 4) quaternions."""
+    return _outer(quaternion) @ _WEIGHTS_UP.to(quaternion)
 
 
 def _outer(quaternion: Tensor) -> Tensor:

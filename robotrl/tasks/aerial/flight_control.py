@@ -72,17 +72,15 @@ class FlightController:
 
     Args:
         mass_kg: that collective thrust is divided by, m.
-        device: where the tensors are.
+        like: whose type and device the tensors have.
     """
 
-    def __init__(self, mass_kg: float, device: torch.device) -> None:
-        def tensor(values: tuple[float, ...]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64, device=device)
-
-        self._p, self._i, self._d = tensor(P_GAIN), tensor(I_GAIN), tensor(D_GAIN) / PERIOD_S
+    def __init__(self, mass_kg: float, like: Tensor) -> None:
+        self._p, self._i = like.new_tensor(P_GAIN), like.new_tensor(I_GAIN)
+        self._d = like.new_tensor(D_GAIN) / PERIOD_S
         self._thrust_share = mass_kg / (4.0 * MAX_ROTOR_THRUST_N)
         self._follow = 1.0 - math.exp(-PERIOD_S / ROTOR_TIME_CONSTANT_S)
-        self._mix, self._wrench = _MIX.to(device), _WRENCH.to(device)
+        self._mix, self._wrench = _MIX.to(like), _WRENCH.to(like)
 
     def update(
         self, command: Tensor, gyro: Tensor, smoothed: Tensor, integral: Tensor, throttle: Tensor
@@ -90,7 +88,7 @@ class FlightController:
         """Let one period pass.
 
         Args:
-            command: (N, 4) float64 roll, pitch and yaw rate, rad/s, and thrust by mass, m/s^2.
+            command: (N, 4) roll, pitch and yaw rate, rad/s, and thrust by mass, m/s^2.
             gyro: (N, 3) measured rates, rad/s.
             smoothed: (N, 3) w, changed in place.
             integral: (N, 3) i, changed in place.

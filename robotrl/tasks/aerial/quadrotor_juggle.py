@@ -69,7 +69,7 @@ class QuadrotorJuggle(Task):
     physics_dt_s: float = 0.001
     """Physics step, s, at most 0.002: see `robotrl.sim.restitution` for what that does to bounces."""
     reward_scale: float = 1.0
-    """Factor on every reward term; above 0."""
+    """Factor on every reward term; above 0. Critics that do not normalise returns want about 0.02."""
     control_dt_s: float = 0.02
     """Time between two actions, s."""
     episode_length_s: float = 10.0
@@ -81,7 +81,7 @@ class QuadrotorJuggle(Task):
 
     def __post_init__(self) -> None:
         checks.above(self, 0.0, "ball_mass_kg", "physics_dt_s", "reward_scale")
-        whole_ratio("flight_control.PERIOD_S", flight_control.PERIOD_S, self.physics_dt_s)
+        self._steps_per_update(self.physics_dt_s)
         whole_ratio("control_dt_s", self.control_dt_s, flight_control.PERIOD_S)
 
     def edit_spec(self, spec: mujoco.MjSpec) -> None:
@@ -168,19 +168,22 @@ class QuadrotorJuggle(Task):
         self._note_hits(sim, ball_velocity, in_reach | self.in_reach(sim))
 
     def _fly(self, sim: Sim, ctrl: Tensor, substeps: int) -> None:
-        controller = FlightController(float(sim.model.body("drone").mass[0]), sim.device)
         remembered = [MEMORY.of(sim, name) for name in ("smoothed_rates", "rate_integral", "throttle")]
+        controller = FlightController(float(sim.model.body("drone").mass[0]), remembered[0])
         # a command's "force" is the command itself, delayed where it has a delay
         command, gyro = sim.data("actuator_force"), sim.data("qvel")[:, 3:6]
         force, quaternion = sim.data("qfrc_applied"), sim.data("qpos")[:, 3:7]
-        steps = whole_ratio("flight_control.PERIOD_S", flight_control.PERIOD_S, sim.dt_s)
+        steps = self._steps_per_update(sim.dt_s)
         for _ in range(substeps // steps):
             wrench = controller.update(command, gyro, *remembered)
             force[:, :3], force[:, 3:6] = wrench[:, :1] * up_axis(quaternion), wrench[:, 1:]
             sim.step(ctrl, steps)
 
+    def _steps_per_update(self, physics_dt_s: float) -> int:
+        return whole_ratio("the flight controller's period", flight_control.PERIOD_S, physics_dt_s)
+
     def _compare_actions(self, sim: Sim, ctrl: Tensor, first: Tensor) -> None:
-        bounds = torch.as_tensor(sim.model.actuator_ctrlrange, device=sim.device)
+        bounds = ctrl.new_tensor(sim.model.actuator_ctrlrange)
         action = (2.0 * ctrl - bounds.sum(1)) / (bounds[:, 1] - bounds[:, 0])
         last = MEMORY.of(sim, "action")
         calmness = torch.exp(-(action - last).norm(dim=1, keepdim=True))
