@@ -5,7 +5,8 @@
 RUN is a run of the recipe juggle_ppo. Trials end with the first miss or at the cap; the policy acts
 deterministically, physics steps are 1 ms. Conditions:
 
-training   as trained: restitution 0.7 to 1, ball mass +-20 %, command delay 0 to 20 ms, 2 mm noise
+training   as trained: restitution 0.7 to 1, ball mass +-20 %, command delay 0 to 20 ms, 3 mm and 0.03 m/s noise,
+           the drone's mass +-2 %, 1 % noise on commands
 unseen     delay 20 to 30 ms, 4 mm noise on the ball's place, 0.05 m/s on both velocities, 2 % noise on
            commands, the drone's mass +-3 %, restitution 0.64 (the outer zone of the paper's racket) to 0.9
 light      unseen, with a ball of 5 g
@@ -35,9 +36,9 @@ UNSEEN = [
     "task.realism.restitution.ball.range=[0.64,0.9]",
     "task.realism.actuator_delays.link.range_s=[0.02,0.03]",
     "task.realism.observation_noise.ball.std=0.004",
-    "task.realism.observation_noise.speeds={terms: 'ball_velocity|linear_velocity', std: 0.05}",
+    "task.realism.observation_noise.speeds.std=0.05",
     "task.realism.action_noise=0.02",
-    "task.realism.randomize.drone_mass={field: body_mass, names: drone, range: [0.97, 1.03]}",
+    "task.realism.randomize.drone_mass.range=[0.97,1.03]",
 ]
 CONDITIONS = {"training": [], "unseen": UNSEEN, "light": [*UNSEEN, "task.ball_mass_kg=0.005"]}
 
