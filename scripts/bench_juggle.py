@@ -5,10 +5,10 @@
 RUN is a run of the recipe juggle_ppo. Trials end with the first miss or at the cap; the policy acts
 deterministically, physics steps are 1 ms. Conditions:
 
-training   as trained: restitution 0.7 to 1, ball mass +-20 %, command delay 0 to 20 ms, 3 mm and 0.03 m/s noise,
-           the drone's mass +-2 %, 1 % noise on commands
-unseen     delay 20 to 30 ms, 4 mm noise on the ball's place, 0.05 m/s on both velocities, 2 % noise on
-           commands, the drone's mass +-3 %, restitution 0.64 (the outer zone of the paper's racket) to 0.9
+training   as trained: restitution 0.7 to 1, ball mass +-20 %, drone mass +-2 %, command delay 0 to 20 ms, noise
+           of 3 mm and 0.03 m/s, 1 % noise on commands
+unseen     restitution 0.64 (the outer zone of the paper's racket) to 0.9, drone mass +-3 %, delay 20 to 30 ms,
+           noise of 4 mm on the ball's place and 0.05 m/s on both velocities, 2 % noise on commands
 light      unseen, with a ball of 5 g
 
 Writes what was measured after every condition.
