@@ -209,6 +209,13 @@ def _score(summary: Mapping[str, Any]) -> tuple[str, str]:
     return f"{summary['mean']:.1f}", f"{summary['ci_low']:.1f} to {summary['ci_high']:.1f}"
 
 
+def _task_score(summary: Mapping[str, Any]) -> str:
+    """Return a task's own score with its interval as text."""
+    if summary["mean"] is None:
+        return "-"
+    return f"{summary['mean']:.4g} ({summary['ci_low']:.4g} to {summary['ci_high']:.4g})"
+
+
 def _evaluate(words: Sequence[str]) -> None:
     parser = _parser(
         "evaluate",
@@ -234,6 +241,7 @@ def _evaluate(words: Sequence[str]) -> None:
     rows = [
         ("return", mean),
         ("95 % interval", interval),
+        *((name, _task_score(score)) for name, score in result["scores"].items()),
         ("episodes", str(result["episodes"])),
         ("per episode", str(result["csv"])),
     ]
