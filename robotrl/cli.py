@@ -20,6 +20,7 @@ from robotrl.cli_actuator_net import actuator_net
 from robotrl.cli_collect import collect
 from robotrl.cli_deploy import deploy, tell
 from robotrl.cli_export import export
+from robotrl.cli_ros2 import ros2
 from robotrl.cli_simulate_robot import simulate_robot
 from robotrl.cli_sysid import sysid
 from robotrl.cli_verify import verify
@@ -53,6 +54,7 @@ commands:
   collect       record episodes of a policy as a dataset
   report        write a run's learning curves and facts as one HTML page
   simulate-robot  a simulated robot for `deploy`, in a process of its own
+  ros2          write a bundle's ROS 2 package
   actuator-net  learn a joint's actuator from logs of the robot
   sysid         identify friction, masses, gains and delays of the model from logs of the robot
 
@@ -288,6 +290,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "collect": collect,
     "play": _play,
     "report": _report,
+    "ros2": ros2,
     "actuator-net": actuator_net,
     "sysid": sysid,
 }
