@@ -20,7 +20,9 @@ from robotrl.cli_actuator_net import actuator_net
 from robotrl.cli_collect import collect
 from robotrl.cli_deploy import deploy, tell
 from robotrl.cli_export import export
+from robotrl.cli_ros2 import ros2
 from robotrl.cli_simulate_robot import simulate_robot
+from robotrl.cli_sysid import sysid
 from robotrl.cli_verify import verify
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.terminal import command_parser as _parser
@@ -52,7 +54,9 @@ commands:
   collect       record episodes of a policy as a dataset
   report        write a run's learning curves and facts as one HTML page
   simulate-robot  a simulated robot for `deploy`, in a process of its own
+  ros2          write a bundle's ROS 2 package
   actuator-net  learn a joint's actuator from logs of the robot
+  sysid         identify friction, masses, gains and delays of the model from logs of the robot
 
 options:
   -h, --help    this text; `robotrl COMMAND --help` explains a command
@@ -205,6 +209,13 @@ def _score(summary: Mapping[str, Any]) -> tuple[str, str]:
     return f"{summary['mean']:.1f}", f"{summary['ci_low']:.1f} to {summary['ci_high']:.1f}"
 
 
+def _task_score(summary: Mapping[str, Any]) -> str:
+    """Return a task's own score with its interval as text."""
+    if summary["mean"] is None:
+        return "-"
+    return f"{summary['mean']:.4g} ({summary['ci_low']:.4g} to {summary['ci_high']:.4g})"
+
+
 def _evaluate(words: Sequence[str]) -> None:
     parser = _parser(
         "evaluate",
@@ -230,6 +241,7 @@ def _evaluate(words: Sequence[str]) -> None:
     rows = [
         ("return", mean),
         ("95 % interval", interval),
+        *((name, _task_score(score)) for name, score in result["scores"].items()),
         ("episodes", str(result["episodes"])),
         ("per episode", str(result["csv"])),
     ]
@@ -286,7 +298,9 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "collect": collect,
     "play": _play,
     "report": _report,
+    "ros2": ros2,
     "actuator-net": actuator_net,
+    "sysid": sysid,
 }
 
 
