@@ -41,7 +41,7 @@ def contract(**changes: object) -> Contract:
         physics_dt_s=0.002,
         inputs=(term("angle", "rad", 0), term("rate", "rad/s", 1, ("a", "b")), term("height", "m", 3)),
         outputs=(
-            OutputTerm("hip", "N m", -1.0, 1.0, 1.0, 0.0),
+            OutputTerm("hip", "N m", -8.0, 8.0, 8.0, 0.0),
             OutputTerm("knee", "N m", -20.0, 100.0, 60.0, 40.0),
         ),
         horizon=1,
@@ -158,9 +158,16 @@ def test_action_that_is_not_finite_is_refused(tmp_path: Path) -> None:
         bundle(np.array([1.0, 0.0, 0.0, -1.0]))
 
 
+def test_action_outside_its_limits_is_refused(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    np.testing.assert_allclose(bundle(np.array([0.0, 4.0, 0.0, 0.0])), [-8.0, 2.0])
+    with pytest.raises(RobotrlError, match=r"action 'hip' is -8.002, outside its limits \[-8, 8\]"):
+        bundle(np.array([[0.0, 1.0, 0.0, 0.0], [0.0, 4.001, 0.0, 0.0]]))
+
+
 def test_recorded_actions_must_come_out_again(tmp_path: Path) -> None:
     Bundle.load(write(tmp_path / "near", contract(), golden_shift=5e-6))
-    far = write(tmp_path / "far", contract(), golden_shift=2e-5)
+    far = write(tmp_path / "far", contract(), golden_shift=2e-4)
     with pytest.raises(RobotrlError, match="recorded actions do not come out again"):
         Bundle.load(far)
     Bundle.load(far, check_golden=False)
@@ -170,7 +177,8 @@ def test_recorded_actions_must_come_out_again(tmp_path: Path) -> None:
 
 def test_action_error_is_relative_to_wide_ranges_only() -> None:
     zero = np.zeros((1, 2))
-    assert action_error(contract(), np.array([[3e-6, 0.0]]), zero) == 3e-6
+    narrow = contract(outputs=(OutputTerm("hip", "N m", -0.1, 0.1, 0.1, 0.0), contract().outputs[1]))
+    assert action_error(narrow, np.array([[3e-6, 0.0]]), zero) == 3e-6
     assert action_error(contract(), np.array([[0.0, 6e-4]]), zero) == pytest.approx(1e-5)
     assert np.isnan(action_error(contract(), np.array([[np.nan, 0.0]]), zero))
 

@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from robotrl.core.errors import RobotrlError
 from robotrl.deploy.plain_data import from_plain
 from robotrl.deploy.robot_contract import Robot, check_robot, refuse_repeated
@@ -149,6 +151,38 @@ class Contract:
     def groups(self) -> tuple[str, ...]:
         """Observation groups in the order in which the network takes them."""
         return tuple(dict.fromkeys(term.group for term in self.inputs))
+
+    @property
+    def keys(self) -> dict[str, InputTerm]:
+        """Input terms by name; a name that several groups share is written "group/name"."""
+        names = [term.name for term in self.inputs]
+        return {
+            term.name if names.count(term.name) == 1 else f"{term.group}/{term.name}": term
+            for term in self.inputs
+        }
+
+    def label(self, column: int) -> str:
+        """Return what column `column` of the observations is, for messages."""
+        for name, term in self.keys.items():
+            if term.start <= column < term.start + term.size:
+                i = column - term.start
+                return f"{name!r} ({term.elements[i] if term.elements else i})"
+        raise IndexError(column)
+
+    def command_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and highest decision, (h*A,) float32 each, `atol` for rounding included."""
+        slack = [self.atol * max(1.0, term.scale) for term in self.outputs]
+        low = [term.low - more for term, more in zip(self.outputs, slack, strict=True)] * self.horizon
+        high = [term.high + more for term, more in zip(self.outputs, slack, strict=True)] * self.horizon
+        return np.array(low, np.float32), np.array(high, np.float32)
+
+    def refusal(self, column: int, value: float) -> str:
+        """Return why a value in column `column` of a decision is no command."""
+        term = self.outputs[column % len(self.outputs)]
+        if not math.isfinite(value):
+            return f"the network's action {term.name!r} is not finite"
+        limits = f"[{term.low:g}, {term.high:g}]"
+        return f"the network's action {term.name!r} is {value:g}, outside its limits {limits}"
 
     def to_json(self) -> str:
         """Write as JSON that `from_json` reads back to an equal contract.

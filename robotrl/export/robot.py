@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 
@@ -13,7 +12,6 @@ from robotrl.deploy.robot_contract import Drive, Joint, Robot
 from robotrl.sim.actuators import Actuator, Kind
 from robotrl.sim.draws import matching
 from robotrl.sim.latency import Delay
-from robotrl.tasks.realism import Realism, set_parameter
 from robotrl.tasks.task import Task
 
 HOME = "home"
@@ -42,7 +40,7 @@ def describe_robot(task: Task, specs: Specs) -> Robot:
         specs: what the task commands.
     """
     model = task.build_model()
-    realism = _at_the_end(task.realism)
+    realism = task.realism.at_the_end()
     names = [model.actuator(i).name for i in range(model.nu)]
     replaced = {
         i: chosen
@@ -65,14 +63,6 @@ def describe_robot(task: Task, specs: Specs) -> Robot:
             realism.sensor_delays, [model.sensor(i).name for i in range(model.nsensor)]
         ),
     )
-
-
-def _at_the_end(realism: Realism) -> Realism:
-    """Return a copy in which every ramp of the curriculum has reached its end."""
-    realism = copy.deepcopy(realism)
-    for name, ramp in realism.curriculum.items():
-        set_parameter(realism, ramp.parameter, ramp.end, f"curriculum.{name}")
-    return realism
 
 
 def _joints(model: mujoco.MjModel) -> tuple[Joint, ...]:
