@@ -52,6 +52,7 @@ def deploy(words: Sequence[str]) -> None:
     from robotrl.deploy.runtime.priority import RUNTIME, real_time
     from robotrl.deploy.runtime.rate import Rate
     from robotrl.deploy.runtime.runtime import Runtime
+    from robotrl.deploy.runtime.statistics import DEPLOYMENTS
 
     limits = Limits() if args.limits is None else read_limits(args.limits)
     bundle = Bundle.load(args.bundle)
@@ -87,6 +88,12 @@ def deploy(words: Sequence[str]) -> None:
     print_table(
         ["deployment", str(args.bundle)], [*summary.rows(), scheduling, ("verdict", summary.verdict())]
     )
+    record = args.bundle.resolve().parent / DEPLOYMENTS / f"{stamp}.json"
+    try:
+        summary.save(record, policy_sha256=contract.policy_sha256, robot=args.robot, created=stamp)
+    except OSError as error:
+        raise RobotrlError(f"cannot write {record}: {error.strerror or error}") from error
+    print(f"kept for `robotrl report`: {record}")
     if summary.events:
         raise RobotrlError(f"a guard had to act: {summary.events[0]}")
     if interrupted:

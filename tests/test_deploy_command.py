@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -108,6 +109,10 @@ def test_a_policy_on_the_simulated_robot_from_arm_to_verdict(arm: Path, limits: 
     code, out, err = run("deploy", str(arm), *words, cwd=tmp_path)
     assert code == 0, out + err
     assert "2.0 s at 50 Hz" in out and "the policy commanded for 2 s only, 5 s tell something" in out
+    (record,) = (arm.parent / "deployments").iterdir()
+    kept = json.loads(record.read_text())
+    assert kept["policy_sha256"] == Bundle.load(arm).contract.policy_sha256
+    assert ["under the policy", "2.0 s at 50 Hz"] in kept["rows"] and "2 s only" in kept["doubts"][-1]
     assert [line.split()[0] for line in err.splitlines()][-2:] == ["POLICY", "DAMPING"]
     log = read_log(tmp_path / "run.mcap")
     held = np.array([state == "HOLD" for state in log.states])
