@@ -253,12 +253,15 @@ def _evaluate(words: Sequence[str]) -> None:
 def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
-        "Watch a policy or a recorded failure: in a window, or where there is no screen in a browser.",
+        "Watch a policy, a recorded failure or the log of a deployment: in a window, or where there is no\n"
+        "screen in a browser.",
         "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4\n"
-        "play runs/NAME/failures/step_000000081920_sim_00007.safetensors",
+        "play runs/NAME/failures/step_000000081920_sim_00007.safetensors\n"
+        "play run.mcap --bundle runs/NAME/bundle --video run.mp4",
     )
-    what = "folder of a run or of a bundle, or a file in a run's folder `failures`"
-    parser.add_argument("path", metavar="RUN|BUNDLE|FAILURE", type=Path, help=what)
+    what = "folder of a run or of a bundle, a file in a run's folder `failures`, or a deployment's log"
+    parser.add_argument("path", metavar="RUN|BUNDLE|FAILURE|LOG", type=Path, help=what)
+    parser.add_argument("--bundle", metavar="BUNDLE", type=Path, help="that was deployed, of a log")
     parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
     parser.add_argument("--video-grid", metavar="ROWSxCOLUMNS", help="record many simulations, side by side")
     parser.add_argument("--seed", type=int, default=0, help="seed of the episode (default 0)")
@@ -269,7 +272,7 @@ def _play(words: Sequence[str]) -> None:
         raise UsageError(f"--port must be in 0 to 65535, got {args.port}")
     from robotrl.training.play import play
 
-    play(args.path, args.video, args.seed, args.port, video_grid=args.video_grid)
+    play(args.path, args.video, args.seed, args.port, video_grid=args.video_grid, bundle=args.bundle)
 
 
 def _report(words: Sequence[str]) -> None:
