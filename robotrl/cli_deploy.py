@@ -85,15 +85,13 @@ def deploy(words: Sequence[str]) -> None:
             robot.close()
     summary = runtime.summary()
     scheduling = ("scheduling", "real-time" if granted else "ordinary: grant CAP_SYS_NICE for real-time")
-    print_table(
-        ["deployment", str(args.bundle)], [*summary.rows(), scheduling, ("verdict", summary.verdict())]
-    )
     record = args.bundle.resolve().parent / DEPLOYMENTS / f"{stamp}.json"
     try:
         summary.save(record, policy_sha256=contract.policy_sha256, robot=args.robot, created=stamp)
     except OSError as error:
         raise RobotrlError(f"cannot write {record}: {error.strerror or error}") from error
-    print(f"kept for `robotrl report`: {record}")
+    told = [scheduling, ("kept for the report", str(record)), ("verdict", summary.verdict())]
+    print_table(["deployment", str(args.bundle)], [*summary.rows(), *told])
     if summary.events:
         raise RobotrlError(f"a guard had to act: {summary.events[0]}")
     if interrupted:
