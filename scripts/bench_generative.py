@@ -7,7 +7,7 @@
 Every method gets the same noisy demonstrations, which fail in part and are too few to imitate (`bc`), and
 the same networks, batches, updates per environment step and discount. All but RLPD, which has no such policy,
 start from the same flow policy, cloned from these data without an environment step (QC from one that decides
-chunks). A piece is one task, method and seed: one `robotrl train`. Pieces that are there are not run again,
+five steps at once). A piece is one task, method and seed: one `robotrl train`. Pieces that are there are not run again,
 and a run that was stopped goes on from its checkpoint; several of these processes may share the work.
 Figures per piece: success of the deterministic policy at equal distances of environment steps, seconds of
 training, and what a decision costs. Writes generative.json and generative.png into benchmarks/results after
@@ -76,9 +76,12 @@ METHODS = {
     "expo": EXPO,
     "expo_released": [*EXPO, "algorithm.preset=released"],
     "expo_jitter": [*EXPO, "algorithm.edit=jitter"],
+    # no method of its own: what of QC's result is due to chunks
+    "expo_chunks": EXPO,
     "dsrl": ["algorithm=dsrl", "algorithm.noise_hidden=[64,64]", ALPHA],
     "residual": RESIDUAL,
 }
+CHUNKED = {"qc": 5, "expo_chunks": 5}
 POINTS = 6
 
 
@@ -91,7 +94,7 @@ def run_piece(task: str, method: str, seed: int, args: argparse.Namespace) -> di
         words += [*METHODS[method], *CRITICS, *LEARNING, f"total_steps={args.steps}", f"seed={seed}"]
         words += ["num_envs=10", f"eval_every={args.steps // POINTS}", "eval_episodes=40"]
         if method != "rlpd":
-            words.append(f"algorithm.init_from={cloned(task, 5 if method == 'qc' else 1, seed, args)}")
+            words.append(f"algorithm.init_from={cloned(task, CHUNKED.get(method, 1), seed, args)}")
         folder = Path(args.runs_dir) / task / f"{method}-{args.steps}-s{seed}"
         run = trained(folder, "evaluation/summary.json", *words)
     rows = read_metrics(run / "metrics.csv")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from bench_common import interval_of_mean
 
-LEVELS = (0.5, 0.8, 0.9)
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _DECISIONS = 200
 
 

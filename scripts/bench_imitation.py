@@ -1,6 +1,6 @@
 """What imitation makes of demonstrations with two modes: policies that average them, and policies that do not.
 
-    python scripts/bench_imitation.py [--methods ...] [--seeds 0 1 2 3 4] [--updates 3000]
+    python scripts/bench_imitation.py [--methods ...] [--seeds 0 1 2 3 4] [--updates 8000]
         [--runs-dir runs/imitation]
     python scripts/bench_imitation.py --summary
 
@@ -61,7 +61,7 @@ def run_piece(method: str, seed: int, data: Path, args: argparse.Namespace) -> d
         f"data={data}",
         *METHODS[method],
         f"algorithm.offline_updates={args.updates}",
-        "algorithm.batch_size=128",
+        "algorithm.batch_size=256",
         "algorithm.learning_rate=1e-3",
         "total_steps=0",
         f"seed={seed}",
@@ -136,7 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--updates", type=int, default=3_000)
+    parser.add_argument("--updates", type=int, default=8_000)
     parser.add_argument("--runs-dir", default="runs/imitation")
     parser.add_argument("--summary", action="store_true", help="only print what is there")
     args = parser.parse_args()

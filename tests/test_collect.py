@@ -225,7 +225,9 @@ def test_recipes_say_how_their_data_are_recorded(recipe: str) -> None:
     """The command that a newcomer is told records the data that the recipe names, on its task."""
     config = compose([f"recipe={recipe}"])
     assert config.data_command is not None
-    with pytest.raises(UsageError, match="does not exist: record it with `robotrl collect"):
+    origin = getattr(config.algorithm, "init_from", None)
+    what = "record it with `robotrl collect" if origin is None else f"recipe {recipe} says in its first line"
+    with pytest.raises(UsageError, match=f"does not exist: .*{what}"):
         train(config)
     words = config.data_command.removeprefix("robotrl collect ").split()
     task = [word for word in words if word.startswith("task")]
