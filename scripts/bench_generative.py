@@ -4,14 +4,14 @@
         [--runs-dir runs/generative]
     python scripts/bench_generative.py --summary
 
-Every method gets the same noisy demonstrations, which fail in part and are too few to imitate (`bc`), and
-the same networks, batches, updates per environment step and discount. All but RLPD, which has no such policy,
+Every method gets the same noisy demonstrations, which are too few to imitate (`bc`), and the same networks,
+batches, updates before the first step and per step, and discount. All but RLPD, which has no such policy,
 start from the same flow policy, cloned from these data without an environment step (QC from one that decides
-five steps at once). A piece is one task, method and seed: one `robotrl train`. Pieces that are there are not run again,
-and a run that was stopped goes on from its checkpoint; several of these processes may share the work.
-Figures per piece: success of the deterministic policy at equal distances of environment steps, seconds of
-training, and what a decision costs. Writes generative.json and generative.png into benchmarks/results after
-every piece.
+five steps at once). A piece is one task, method and seed: one `robotrl train`. Pieces that are there are not
+run again, and a run that was stopped goes on from its checkpoint; several of these processes may share the
+work. Figures per piece: success of the deterministic policy at equal distances of environment steps, seconds
+of training, and what a decision costs. Writes generative.json and generative.png into benchmarks/results
+after every piece.
 """
 
 from __future__ import annotations
@@ -175,7 +175,9 @@ def main() -> None:
         document = {"provenance": provenance(), "data": data, "options_of_all": common}
         write_json(OUT, document | {"summary": summarize(pieces), "pieces": pieces})
         draw(pieces, OUT.with_suffix(".png"))
-        print(f"{task} {method} seed {seed}: {piece['curve'][-1][1]:.2f}, {piece['wall_s']:.0f} s", flush=True)
+        print(
+            f"{task} {method} seed {seed}: {piece['curve'][-1][1]:.2f}, {piece['wall_s']:.0f} s", flush=True
+        )
     show(summarize(known_pieces(OUT)))
 
 

@@ -1,4 +1,4 @@
-"""What imitation makes of demonstrations with two modes: policies that average them, and policies that do not.
+"""What imitation makes of demonstrations with two modes: which policies average them, and which do not.
 
     python scripts/bench_imitation.py [--methods ...] [--seeds 0 1 2 3 4] [--updates 8000]
         [--runs-dir runs/imitation]

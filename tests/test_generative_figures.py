@@ -1,4 +1,4 @@
-"""Figures of the evidence on generative policies: calls of networks as they happen, steps to a success rate."""
+"""Figures of the evidence on generative policies: calls of networks that happen, steps to a success rate."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ POLICIES = {
     "fql": (lambda base: FQL.make_policy(specs(), base, FQLConfig(hidden=[8]), rng()), (1, 0)),
     "expo": (lambda base: EXPO.make_policy(specs(), base, EXPOConfig(**EXPO_OPTIONS), rng()), (14, 20)),
     "jitter": (
-        lambda base: EXPO.make_policy(
-            specs(), base, EXPOConfig(edit=EditKind.JITTER, **EXPO_OPTIONS), rng()
-        ),
+        lambda base: EXPO.make_policy(specs(), base, EXPOConfig(edit=EditKind.JITTER, **EXPO_OPTIONS), rng()),
         (12, 20),
     ),
     "dsrl": (lambda base: DSRL.make_policy(specs(), base, DSRLConfig(), rng()), (5, 0)),
