@@ -18,6 +18,10 @@ from typing import Any
 import robotrl
 from robotrl.cli_actuator_net import actuator_net
 from robotrl.cli_collect import collect
+from robotrl.cli_deploy import deploy, tell
+from robotrl.cli_export import export
+from robotrl.cli_ros2 import ros2
+from robotrl.cli_simulate_robot import simulate_robot
 from robotrl.cli_verify import verify
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.terminal import command_parser as _parser
@@ -43,9 +47,13 @@ commands:
   evaluate      score a trained policy on fresh episodes
   export        write a run's policy as a bundle that needs neither torch nor MuJoCo
   verify        check that a bundle does what the trained policy did
+  deploy        run a bundle on a robot, or on a simulated one
+  tell          say arm, go, stop or reset to a deployment elsewhere
   play          watch a policy, or record it
   collect       record episodes of a policy as a dataset
   report        write a run's learning curves and facts as one HTML page
+  simulate-robot  a simulated robot for `deploy`, in a process of its own
+  ros2          write a bundle's ROS 2 package
   actuator-net  learn a joint's actuator from logs of the robot
 
 options:
@@ -232,35 +240,6 @@ def _evaluate(words: Sequence[str]) -> None:
     _table(["evaluation", str(args.run)], rows)
 
 
-def _export(words: Sequence[str]) -> None:
-    parser = _parser(
-        "export",
-        "Write a run's policy as a bundle: policy.onnx, contract.json (what every input and output means)\n"
-        "and golden.npz (recorded inputs and outputs).",
-        "export runs/NAME\nexport runs/NAME --out walker.bundle\nexport runs/NAME --out fast.bundle "
-        "--steps 4",
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        help="folder to create (default: bundle in the run, where an older one is replaced)",
-    )
-    parser.add_argument(
-        "--allow-simulation-only",
-        action="store_true",
-        help="export a policy although it acts on what no robot can measure",
-    )
-    parser.add_argument(
-        "--steps", metavar="K", type=int, help="denoising steps of one decision (default: as in training)"
-    )
-    args = parser.parse_args(words)
-    from robotrl.training.exporting import export_run
-
-    print(export_run(args.run, args.out, args.allow_simulation_only, args.steps))
-
-
 def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
@@ -301,11 +280,15 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "list": _list,
     "train": _train,
     "evaluate": _evaluate,
-    "export": _export,
+    "export": export,
     "verify": verify,
+    "deploy": deploy,
+    "tell": tell,
+    "simulate-robot": simulate_robot,
     "collect": collect,
     "play": _play,
     "report": _report,
+    "ros2": ros2,
     "actuator-net": actuator_net,
 }
 

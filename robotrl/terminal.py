@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from robotrl.core.errors import UsageError
@@ -47,3 +48,20 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     # a pipe has no width: nothing is folded there
     width = None if sys.stdout.isatty() else 200
     Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+
+
+def read_key(path: Path | None) -> bytes:
+    """Return the secret in a file, b"" for no file.
+
+    Raises:
+        UsageError: the file cannot be read, or is too short to be a secret.
+    """
+    if path is None:
+        return b""
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise UsageError(f"--key-file {path}: {error.strerror}") from error
+    if len(key) < 16:
+        raise UsageError(f"--key-file {path}: {len(key)} bytes are no secret, give it at least 16")
+    return key

@@ -1,4 +1,4 @@
-"""Online returns of stream Q(lambda), SARSA(lambda), QRC(lambda) and AC(lambda) with discrete actions.
+"""Online returns of stream Q(lambda), SARSA(lambda) and AC(lambda) with discrete actions.
 
     python scripts/bench_streaming_discrete.py [--tasks ...] [--methods ...]
 
@@ -32,13 +32,8 @@ import torch
 from bench_common import RESULTS, interval_of_mean, provenance, write_json
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
-from robotrl.algorithms.streaming.config import (
-    StreamACConfig,
-    StreamQConfig,
-    StreamQRCConfig,
-)
+from robotrl.algorithms.streaming.config import StreamACConfig, StreamQConfig
 from robotrl.algorithms.streaming.q_learning import StreamQ
-from robotrl.algorithms.streaming.qrc import StreamQRC
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Step
@@ -79,8 +74,6 @@ METHODS: dict[str, StreamQConfig | StreamACConfig] = {
     "sarsa": StreamQConfig(on_policy=True),
     "q_repeat": StreamQConfig(repeat_exponent=2.0),
     "sarsa_repeat": StreamQConfig(repeat_exponent=2.0, on_policy=True),
-    "qrc": StreamQRCConfig(),
-    "qrc_fast": StreamQRCConfig(critic_learning_rate=1e-3, correction_learning_rate=1e-4),
     "ac": StreamACConfig(),
     "ac_obgd": StreamACConfig(rule=Rule.OBGD),
 }
@@ -153,8 +146,7 @@ def make_learner(method: str, task: Setting, obs_dim: int, num_actions: int) -> 
     if isinstance(config, StreamACConfig):
         return StreamAC(obs_dim, num_actions, task.seeds, config, discrete=True, num_threads=1)
     config = replace(config, exploration_steps=task.exploration_steps)
-    learner = StreamQRC if isinstance(config, StreamQRCConfig) else StreamQ
-    return learner(obs_dim, num_actions, task.seeds, config, num_threads=1)
+    return StreamQ(obs_dim, num_actions, task.seeds, config, num_threads=1)
 
 
 def train(method: str, name: str, task: Setting) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from robotrl.core.types import Specs
 from robotrl.export.bundle import export_policy
 from robotrl.networks.denoiser import Network
 from robotrl.networks.mlp import Norm
+from robotrl.networks.time_embedding import TimeFeatures
 from robotrl.policies.diffusion import DiffusionConfig, DiffusionPolicy, Sampler
 from robotrl.policies.flow import FlowConfig, FlowPolicy
 from robotrl.policies.gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
@@ -57,8 +58,10 @@ def _make(kind: str, horizon: int, specs: Specs, rng: torch.Generator) -> Policy
     if kind == "sampled_gaussian":
         return SampledGaussian(SquashedGaussianPolicy(specs, SquashedGaussianConfig(hidden=[16]), rng))
     if kind in ("ancestral", "ddim", "expo"):
-        sampler = Sampler.DDIM if kind == "ddim" else Sampler.ANCESTRAL
-        base: Policy = DiffusionPolicy(specs, DiffusionConfig(**SMALL, horizon=horizon, sampler=sampler), rng)
+        options = SMALL | {"horizon": horizon}
+        if kind == "ddim":
+            options |= {"sampler": Sampler.DDIM, "time_features": TimeFeatures.SINUSOIDAL}
+        base: Policy = DiffusionPolicy(specs, DiffusionConfig(**options), rng)
     else:
         network = Network.RESNET if kind == "jitter" else Network.MLP
         base = FlowPolicy(specs, FlowConfig(**SMALL, horizon=horizon, network=network), rng)

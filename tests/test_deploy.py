@@ -26,7 +26,7 @@ GAIN = np.array([[1.0, 0.0], [-2.0, 0.5], [0.25, 0.0], [0.0, 3.0]], dtype=np.flo
 def contract(**changes: object) -> Contract:
     def term(name: str, unit: str, start: int, elements: tuple[str, ...] = ()) -> InputTerm:
         size = max(1, len(elements))
-        return InputTerm("policy", name, unit, (size,), None, None, elements, "sensor", 1.0, start)
+        return InputTerm("policy", name, unit, (size,), None, None, elements, "sensor", 1.0, start, name, 0)
 
     made = Contract(
         schema=SCHEMA,
@@ -41,7 +41,7 @@ def contract(**changes: object) -> Contract:
         physics_dt_s=0.002,
         inputs=(term("angle", "rad", 0), term("rate", "rad/s", 1, ("a", "b")), term("height", "m", 3)),
         outputs=(
-            OutputTerm("hip", "N m", -1.0, 1.0, 1.0, 0.0),
+            OutputTerm("hip", "N m", -8.0, 8.0, 8.0, 0.0),
             OutputTerm("knee", "N m", -20.0, 100.0, 60.0, 40.0),
         ),
         horizon=1,
@@ -50,6 +50,8 @@ def contract(**changes: object) -> Contract:
         atol=1e-5,
         golden_sha256="",
         policy_sha256=None,
+        files={},
+        robot=None,
         training={},
     )
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
@@ -127,7 +129,7 @@ def test_wrong_terms_are_refused(folder: Path, terms: dict[str, object], message
 def test_terms_that_share_a_name_are_told_apart_by_group(tmp_path: Path) -> None:
     made = contract()
     first, *rest, last = made.inputs
-    last = dataclasses.replace(last, group="foot", name="angle")
+    last = dataclasses.replace(last, group="foot", name="angle", of="angle")
     bundle = Bundle.load(write(tmp_path / "b", dataclasses.replace(made, inputs=(first, *rest, last))))
     flat = bundle.observation({"foot/angle": 4.0, "policy/angle": 1.0, "rate": [2.0, 3.0]})
     np.testing.assert_array_equal(flat, [1.0, 2.0, 3.0, 4.0])
@@ -156,9 +158,16 @@ def test_action_that_is_not_finite_is_refused(tmp_path: Path) -> None:
         bundle(np.array([1.0, 0.0, 0.0, -1.0]))
 
 
+def test_action_outside_its_limits_is_refused(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    np.testing.assert_allclose(bundle(np.array([0.0, 4.0, 0.0, 0.0])), [-8.0, 2.0])
+    with pytest.raises(RobotrlError, match=r"action 'hip' is -8.002, outside its limits \[-8, 8\]"):
+        bundle(np.array([[0.0, 1.0, 0.0, 0.0], [0.0, 4.001, 0.0, 0.0]]))
+
+
 def test_recorded_actions_must_come_out_again(tmp_path: Path) -> None:
     Bundle.load(write(tmp_path / "near", contract(), golden_shift=5e-6))
-    far = write(tmp_path / "far", contract(), golden_shift=2e-5)
+    far = write(tmp_path / "far", contract(), golden_shift=2e-4)
     with pytest.raises(RobotrlError, match="recorded actions do not come out again"):
         Bundle.load(far)
     Bundle.load(far, check_golden=False)
@@ -168,7 +177,8 @@ def test_recorded_actions_must_come_out_again(tmp_path: Path) -> None:
 
 def test_action_error_is_relative_to_wide_ranges_only() -> None:
     zero = np.zeros((1, 2))
-    assert action_error(contract(), np.array([[3e-6, 0.0]]), zero) == 3e-6
+    narrow = contract(outputs=(OutputTerm("hip", "N m", -0.1, 0.1, 0.1, 0.0), contract().outputs[1]))
+    assert action_error(narrow, np.array([[3e-6, 0.0]]), zero) == 3e-6
     assert action_error(contract(), np.array([[0.0, 6e-4]]), zero) == pytest.approx(1e-5)
     assert np.isnan(action_error(contract(), np.array([[np.nan, 0.0]]), zero))
 
@@ -192,7 +202,7 @@ def edited(**changes: object) -> str:
     [
         ("{", "not valid JSON"),
         ("[]", "has schema None"),
-        (edited(schema="robotrl.bundle/3"), "has schema 'robotrl.bundle/3'.*reads 'robotrl.bundle/2'"),
+        (edited(schema="robotrl.bundle/4"), "has schema 'robotrl.bundle/4'.*reads 'robotrl.bundle/3'"),
         (edited(horizon=0), "horizon must be at least 1, got 0"),
         (edited(horizon=1.5), "horizon: expected int, got 1.5"),
         (edited(atol=float("nan")), "NaN is not a JSON number"),

@@ -22,8 +22,9 @@ from robotrl.envs.vec_env import VecEnv
 from robotrl.export.bundle import export_policy
 from robotrl.policies.gaussian import GaussianPolicy
 from robotrl.tasks.control_suite.walker import Walker
+from robotrl.training.controller import Controller
 from robotrl.training.play import bundle_controller, load_controller, play
-from robotrl.training.playback import Controller, Playback
+from robotrl.training.playback import Playback
 from robotrl.training.web_viewer import WebViewer
 
 

@@ -13,9 +13,10 @@ from robotrl.core.config import learner_seed
 from robotrl.deploy.bundle import Bundle
 from robotrl.envs.vec_env import VecEnv
 from robotrl.tasks.control_suite.walker import Walker
+from robotrl.training.controller import Controller, deterministic
 from robotrl.training.evaluation import evaluate
 from robotrl.training.play import load_controller
-from robotrl.training.playback import Controller, FirstEpisodes, Playback, deterministic
+from robotrl.training.playback import FirstEpisodes, Playback
 from robotrl.training.video import Grid, record_video
 
 

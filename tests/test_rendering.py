@@ -23,7 +23,7 @@ from robotrl.sim.cameras import FreeCamera, ImageKind, View, default_camera, roo
 from robotrl.sim.rendering import Quality, Renderer
 from robotrl.tasks.control_suite.walker import Walker
 from robotrl.tasks.gymnasium.hopper import Hopper
-from robotrl.training.playback import Controller
+from robotrl.training.controller import Controller
 from robotrl.training.video import Grid, record_video
 
 BALL = """

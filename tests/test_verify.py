@@ -105,7 +105,11 @@ def adopt_network(bundle: Path, other: Path) -> None:
         (adopt_golden, "contract.json does not fit .*policy.onnx: they disagree about golden_sha256"),
         (adopt_network, "contract.json does not fit .*policy.onnx: they disagree about .*golden_sha256"),
         (rewrite(lambda c: c.update(control_hz=50.0, control_dt_s=0.02)), "disagree about control_hz, contr"),
-        (rewrite(lambda c: c["outputs"].reverse()), "disagree about outputs"),
+        (
+            rewrite(lambda c: c["outputs"].reverse()),
+            "robot: drives are of right_hip.* outputs are left_ankle",
+        ),
+        (rewrite(lambda c: [c["outputs"].reverse(), c["robot"]["drives"].reverse()]), "about outputs, robot"),
         (rewrite(reorder), "disagree about inputs"),
         (rewrite(lambda c: c["task"]["options"].update(move_speed_m_s=8.0)), "disagree about task"),
         (rewrite(lambda c: c.pop("outputs")), "'outputs' is missing"),
@@ -202,6 +206,8 @@ def test_forged_contract_is_found_out_by_the_task(bundle: Path) -> None:
     foreign = {"task": contract["task"] | {"_target_": "pathlib.Path"}}
     gone = {"task": contract["task"] | {"_target_": "robotrl.tasks.control_suite.walker.Wallker"}}
     first = contract["inputs"][0]
+    robot = contract["robot"] | {"drives": contract["robot"]["drives"][::-1]}
+    turned = {"outputs": contract["outputs"][::-1], "robot": robot}
     for changes, message in (
         (faster, "control rate does not fit: task Walker runs at 50 Hz .* contract says 40 Hz"),
         (lopsided, "the model does not fit"),
@@ -209,7 +215,7 @@ def test_forged_contract_is_found_out_by_the_task(bundle: Path) -> None:
         (foreign, "cannot be rebuilt here"),
         (gone, "cannot be rebuilt here: .*'Wallker'.*'Walker'"),
         ({"inputs": [first | {"unit": "m"}, *contract["inputs"][1:]]}, "the inputs do not fit"),
-        ({"outputs": contract["outputs"][::-1]}, "the outputs do not fit"),
+        (turned, "the outputs do not fit"),
     ):
         forge(bundle, **(contract | changes))
         with pytest.raises(RobotrlError, match=message) as caught:

@@ -12,7 +12,14 @@ import numpy as np
 import onnxruntime
 
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
-from robotrl.deploy.contract import CONTRACT_FILE, GOLDEN_FILE, METADATA_KEY, POLICY_FILE, Contract
+from robotrl.deploy.contract import (
+    CONTRACT_FILE,
+    FURTHER_FILES,
+    GOLDEN_FILE,
+    METADATA_KEY,
+    POLICY_FILE,
+    Contract,
+)
 from robotrl.deploy.recordings import read_golden
 
 
@@ -41,12 +48,8 @@ class Bundle:
         self.path, self.contract, self.golden = path, contract, golden
         self._session = session
         self._width = contract.input_size
-        names = [term.name for term in contract.inputs]
-        # a name that two groups share is told apart by its group
-        self._keys = {
-            term.name if names.count(term.name) == 1 else f"{term.group}/{term.name}": term
-            for term in contract.inputs
-        }
+        self._keys = contract.keys
+        self._low, self._high = contract.command_range()
 
     @classmethod
     def load(cls, path: str | Path, check_golden: bool = True) -> Bundle:
@@ -70,6 +73,9 @@ class Bundle:
         contract = Contract.from_json(text, str(path / CONTRACT_FILE))
         _check_hash(path / POLICY_FILE, raw[POLICY_FILE], contract.policy_sha256)
         _check_hash(path / GOLDEN_FILE, raw[GOLDEN_FILE], contract.golden_sha256)
+        for name in FURTHER_FILES:  # a robot needs none of them
+            if (path / name).exists():
+                _check_hash(path / name, _read(path, name), contract.files.get(name))
         session = _session(path / POLICY_FILE, raw[POLICY_FILE])
         _check_session(path, session, contract)
         golden = read_golden(path / GOLDEN_FILE, raw[GOLDEN_FILE], contract)
@@ -98,7 +104,8 @@ class Bundle:
         Raises:
             UsageError: wrong shape, noise that is missing or not asked for, or a value that is not
                 finite as float32.
-            RobotrlError: the network returned a value that is not finite.
+            RobotrlError: the network does not run, or returned a value that is not finite or outside its
+                limits.
         """
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
             flat = np.asarray(observation, dtype=np.float32)
@@ -110,16 +117,18 @@ class Bundle:
         finite = np.isfinite(flat)
         if not finite.all():
             column = int(np.argwhere(~finite)[0][-1])
-            raise UsageError(f"observation {self._label(column)} is not finite")
+            raise UsageError(f"observation {self.contract.label(column)} is not finite")
         feeds = {"obs": np.atleast_2d(flat)}
         if self.contract.noise_dim or noise is not None:
             feeds["noise"] = np.atleast_2d(self._noise(noise, flat.shape[:-1]))
-        action = self._session.run(None, feeds)[0]
-        finite = np.isfinite(action)
-        if not finite.all():
-            outputs = self.contract.outputs
-            name = outputs[int(np.argwhere(~finite)[0][-1]) % len(outputs)].name
-            raise RobotrlError(f"the network's action {name!r} is not finite")
+        try:
+            action = self._session.run(None, feeds)[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise RobotrlError(f"the network does not run: {' '.join(str(error).split())}") from error
+        within = (action >= self._low) & (action <= self._high)  # False for NaN
+        if not within.all():
+            row, column = np.argwhere(~within)[0]
+            raise RobotrlError(self.contract.refusal(int(column), float(action[row, column])))
         return action[0] if flat.ndim == 1 else action
 
     def observation(self, terms: Mapping[str, Any]) -> np.ndarray:
@@ -162,13 +171,6 @@ class Bundle:
         if drawn.shape != shape or not np.isfinite(drawn).all():
             raise UsageError(f"noise must be {shape} finite numbers, got {drawn.shape}")
         return drawn
-
-    def _label(self, column: int) -> str:
-        for name, term in self._keys.items():
-            if term.start <= column < term.start + term.size:
-                i = column - term.start
-                return f"{name!r} ({term.elements[i] if term.elements else i})"
-        raise AssertionError(column)
 
 
 def action_error(contract: Contract, actual: np.ndarray, expected: np.ndarray) -> float:
@@ -220,11 +222,14 @@ def _session(file: Path, raw: bytes) -> onnxruntime.InferenceSession:
 
 def _check_session(path: Path, session: onnxruntime.InferenceSession, contract: Contract) -> None:
     """Compare the network's own description with the contract."""
-    inside = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    try:
+        inside = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError as error:
+        raise RobotrlError(f"the contract inside {path / POLICY_FILE} is not text: {error}") from error
     if inside is None:
         raise RobotrlError(f"{path / POLICY_FILE} carries no robotrl contract: it is a foreign network")
     theirs = Contract.from_json(inside, f"the contract inside {path / POLICY_FILE}")
-    ours = dataclasses.replace(contract, policy_sha256=None)
+    ours = contract.inside()
     differing = [
         field.name
         for field in dataclasses.fields(Contract)

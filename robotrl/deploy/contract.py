@@ -1,7 +1,8 @@
 """The contract of a bundle: what the policy is fed, what it commands, and what it was made for.
 
 Plain JSON, every number at full float64 precision. A bundle is a folder of three files: the contract,
-the network (which carries the same contract in its metadata) and recorded input/output pairs.
+the network (which carries the same contract in its metadata) and recorded input/output pairs; and of the
+same network in other formats where they were asked for.
 """
 
 from __future__ import annotations
@@ -9,23 +10,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import types
+import re
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
+
+import numpy as np
 
 from robotrl.core.errors import RobotrlError
+from robotrl.deploy.plain_data import from_plain
+from robotrl.deploy.robot_contract import Robot, check_robot, refuse_repeated
 
-SCHEMA = "robotrl.bundle/2"
+SCHEMA = "robotrl.bundle/3"
 POLICY_FILE = "policy.onnx"
 CONTRACT_FILE = "contract.json"
 GOLDEN_FILE = "golden.npz"
 FILES = (CONTRACT_FILE, POLICY_FILE, GOLDEN_FILE)
+C_FILE, C_HEADER_FILE, PT2_FILE = "policy.c", "policy.h", "policy.pt2"
+FURTHER_FILES = (C_FILE, C_HEADER_FILE, PT2_FILE)
 METADATA_KEY = "robotrl.contract"
-# what the first schema, which had one action per decision and no noise, left unsaid
-_FIRST_SCHEMA = "robotrl.bundle/1"
-_SINCE_FIRST = {"schema": SCHEMA, "horizon": 1, "noise_dim": 0, "sampling_steps": None}
-
-T = TypeVar("T")
+# what earlier schemas left unsaid: the first had one action per decision and no noise
+_SINCE: dict[str, dict[str, Any]] = {
+    "robotrl.bundle/1": {"horizon": 1, "noise_dim": 0, "sampling_steps": None, "robot": None, "files": {}},
+    "robotrl.bundle/2": {"robot": None, "files": {}},
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,10 @@ class InputTerm:
         source: "sensor", "estimator" or "simulation".
         scale: factor from `unit` to what the network is fed; 1, as normalisation is inside.
         start: first column.
+        of: the quantity that is read, the name without its age.
+        age_steps: control steps since the reading; 0 is the present one. A group that shows a history
+            shows all its terms of the oldest reading, then all of the next one: time-major, oldest first.
+            An episode starts with copies of its first reading.
     """
 
     group: str
@@ -55,6 +66,8 @@ class InputTerm:
     source: str
     scale: float
     start: int
+    of: str
+    age_steps: int
 
     @property
     def size(self) -> int:
@@ -96,7 +109,9 @@ class Contract:
         sampling_steps: denoising steps inside the network, None where it has none.
         atol: largest accepted error of an action, see `action_error`.
         golden_sha256: of the recorded pairs.
-        policy_sha256: of the network; None in the copy inside the network itself.
+        policy_sha256: of the network; None in the copies inside the network and the further files.
+        files: further file of the bundle -> its sha256; none in those copies.
+        robot: what moves; None where another library simulates the task, and in earlier schemas.
         training: where the policy comes from.
     """
 
@@ -118,6 +133,8 @@ class Contract:
     atol: float
     golden_sha256: str
     policy_sha256: str | None
+    files: dict[str, str]
+    robot: Robot | None
     training: dict[str, Any]
 
     @property
@@ -135,6 +152,38 @@ class Contract:
         """Observation groups in the order in which the network takes them."""
         return tuple(dict.fromkeys(term.group for term in self.inputs))
 
+    @property
+    def keys(self) -> dict[str, InputTerm]:
+        """Input terms by name; a name that several groups share is written "group/name"."""
+        names = [term.name for term in self.inputs]
+        return {
+            term.name if names.count(term.name) == 1 else f"{term.group}/{term.name}": term
+            for term in self.inputs
+        }
+
+    def label(self, column: int) -> str:
+        """Return what column `column` of the observations is, for messages."""
+        for name, term in self.keys.items():
+            if term.start <= column < term.start + term.size:
+                i = column - term.start
+                return f"{name!r} ({term.elements[i] if term.elements else i})"
+        raise IndexError(column)
+
+    def command_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and highest decision, (h*A,) float32 each, `atol` for rounding included."""
+        slack = [self.atol * max(1.0, term.scale) for term in self.outputs]
+        low = [term.low - more for term, more in zip(self.outputs, slack, strict=True)] * self.horizon
+        high = [term.high + more for term, more in zip(self.outputs, slack, strict=True)] * self.horizon
+        return np.array(low, np.float32), np.array(high, np.float32)
+
+    def refusal(self, column: int, value: float) -> str:
+        """Return why a value in column `column` of a decision is no command."""
+        term = self.outputs[column % len(self.outputs)]
+        if not math.isfinite(value):
+            return f"the network's action {term.name!r} is not finite"
+        limits = f"[{term.low:g}, {term.high:g}]"
+        return f"the network's action {term.name!r} is {value:g}, outside its limits {limits}"
+
     def to_json(self) -> str:
         """Write as JSON that `from_json` reads back to an equal contract.
 
@@ -145,6 +194,10 @@ class Contract:
             return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         except (TypeError, ValueError) as error:
             raise RobotrlError(f"contract: {error}; give text, finite numbers, lists and mappings") from error
+
+    def inside(self) -> Contract:
+        """Return the copy that the bundle's files carry, which cannot hold their own hashes."""
+        return dataclasses.replace(self, policy_sha256=None, files={})
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> Contract:
@@ -160,14 +213,14 @@ class Contract:
         """
         try:
             data = json.loads(text, parse_constant=_refuse_constant)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RobotrlError(f"{origin} is not valid JSON: {error}") from error
         schema = data.get("schema") if isinstance(data, dict) else None
-        if schema == _FIRST_SCHEMA:
-            data, schema = data | _SINCE_FIRST, SCHEMA
+        if isinstance(schema, str) and schema in _SINCE:
+            data, schema = _upgraded(data, _SINCE[schema]), SCHEMA
         if schema != SCHEMA:
             raise RobotrlError(f"{origin} has schema {schema!r}, this robotrl reads {SCHEMA!r}")
-        contract = _convert(data, cls, origin)
+        contract: Contract = from_plain(data, cls, origin)
         try:
             _check(contract)
         except ValueError as error:
@@ -179,53 +232,33 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Check `value` against a type annotation and turn lists into tuples, objects into dataclasses."""
-    if dataclasses.is_dataclass(hint):
-        return _object(value, hint, where)
-    if isinstance(hint, types.UnionType):
-        return None if value is None else _convert(value, get_args(hint)[0], where)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise RobotrlError(f"{where}: expected a list, got {value!r}")
-        return tuple(_convert(item, get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
-    kind = get_origin(hint) or hint
-    accepted = (int, float) if kind is float else (kind,)
-    if not isinstance(value, accepted) or isinstance(value, bool):
-        raise RobotrlError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return float(value) if kind is float else value
+def split_age(name: str) -> tuple[str, int]:
+    """Split the name of an observation term: "rate@-2" is "rate" of 2 control steps ago."""
+    found = re.fullmatch(r"(.+)@-([1-9][0-9]{0,8})", name, re.DOTALL)
+    return (found[1], int(found[2])) if found else (name, 0)
 
 
-def _object(value: Any, cls: Any, where: str) -> Any:
-    hints = get_type_hints(cls)
-    if not isinstance(value, dict):
-        raise RobotrlError(f"{where}: expected an object, got {value!r}")
-    missing, unknown = sorted(hints.keys() - value.keys()), sorted(value.keys() - hints.keys())
-    if missing or unknown:
-        problem = f"{missing[0]!r} is missing" if missing else f"unknown key {unknown[0]!r}"
-        raise RobotrlError(f"{where}: {problem}")
-    return cls(**{name: _convert(value[name], hint, f"{where}: {name}") for name, hint in hints.items()})
+def _upgraded(data: dict[str, Any], unsaid: dict[str, Any]) -> dict[str, Any]:
+    """Say what an earlier schema left unsaid; what is malformed stays so."""
+    inputs = data.get("inputs")
+    if isinstance(inputs, list):
+        inputs = [
+            term | dict(zip(("of", "age_steps"), split_age(term["name"]), strict=True))
+            if isinstance(term, dict) and isinstance(term.get("name"), str)
+            else term
+            for term in inputs
+        ]
+        data = data | {"inputs": inputs}
+    return data | unsaid | {"schema": SCHEMA}
 
 
 def _check(contract: Contract) -> None:
     """Raise ValueError where numbers contradict each other."""
     if not contract.inputs or not contract.outputs:
         raise ValueError("needs at least one input term and one output term")
-    _unique("input", [f"{term.group}/{term.name}" for term in contract.inputs])
-    _unique("output", [term.name for term in contract.outputs])
-    start = 0
-    for term in contract.inputs:
-        if term.size < 1 or any(n < 1 for n in term.shape):
-            raise ValueError(f"input {term.name!r} has impossible shape {list(term.shape)}")
-        if term.start != start:
-            raise ValueError(
-                f"input {term.name!r} starts at {term.start}, the terms before it end at {start}"
-            )
-        if term.elements and len(term.elements) != term.size:
-            raise ValueError(f"input {term.name!r} has {len(term.elements)} element names for {term.size}")
-        if term.scale != 1.0:
-            raise ValueError(f"input {term.name!r} has scale {term.scale}, {SCHEMA} knows 1 only")
-        start += term.size
+    refuse_repeated("input term", [f"{term.group}/{term.name}" for term in contract.inputs])
+    refuse_repeated("output term", [term.name for term in contract.outputs])
+    _check_inputs(contract)
     for out in contract.outputs:
         if not out.low < out.high or (out.scale, out.offset) != scale_offset(out.low, out.high):
             raise ValueError(
@@ -245,12 +278,53 @@ def _check(contract: Contract) -> None:
         raise ValueError(
             f"control_hz {contract.control_hz} is not 1 / control_dt_s ({contract.control_dt_s} s)"
         )
+    for name in contract.files:
+        if name not in FURTHER_FILES:
+            raise ValueError(f"files: {name!r} is none of {', '.join(FURTHER_FILES)}")
+    if contract.robot is not None:
+        check_robot(contract.robot, {out.name: (out.low, out.high) for out in contract.outputs})
 
 
-def _unique(kind: str, names: list[str]) -> None:
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise ValueError(f"{kind} term {name!r} appears twice")
+def _check_inputs(contract: Contract) -> None:
+    start = 0
+    for term in contract.inputs:
+        if term.size < 1 or any(n < 1 for n in term.shape):
+            raise ValueError(f"input {term.name!r} has impossible shape {list(term.shape)}")
+        if term.start != start:
+            raise ValueError(
+                f"input {term.name!r} starts at {term.start}, the terms before it end at {start}"
+            )
+        if term.elements and len(term.elements) != term.size:
+            raise ValueError(f"input {term.name!r} has {len(term.elements)} element names for {term.size}")
+        if term.scale != 1.0:
+            raise ValueError(f"input {term.name!r} has scale {term.scale}, {SCHEMA} knows 1 only")
+        start += term.size
+    for group in contract.groups:
+        _check_history(group, [term for term in contract.inputs if term.group == group])
+
+
+def _check_history(group: str, terms: list[InputTerm]) -> None:
+    """Raise ValueError unless a group shows the same terms for every age, oldest first."""
+    for term in terms:
+        if split_age(term.name) != (term.of, term.age_steps):
+            raise ValueError(
+                f"input {term.name!r} says to be {term.of!r} of {term.age_steps} control steps ago"
+            )
+    ages = [term.age_steps for term in terms]
+    readings: dict[int, list[InputTerm]] = {}
+    for term in terms:
+        same = dataclasses.replace(term, name=term.of, age_steps=0, start=0)
+        readings.setdefault(term.age_steps, []).append(same)
+    newest = readings[min(ages)]
+    if (
+        ages != sorted(ages, reverse=True)
+        or set(ages) != set(range(len(readings)))
+        or any(reading != newest for reading in readings.values())
+    ):
+        raise ValueError(
+            f"group {group!r} is no history: it has to show the same terms for every age, oldest first, "
+            f"it shows {', '.join(term.name for term in terms[:8])}"
+        )
 
 
 def scale_offset(low: float, high: float) -> tuple[float, float]:

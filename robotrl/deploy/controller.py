@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
-from robotrl.deploy.bundle import Bundle
+from robotrl.deploy.contract import Contract
+
+
+class Decides(Protocol):
+    """What makes decisions: a `Bundle` or a `CPolicy`."""
+
+    contract: Contract
+
+    def __call__(self, observation: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        """Return the decision (h*A,) for an observation (D,)."""
 
 
 class BundleController:
     """One robot's controller: decides, executes what was decided open loop, then decides anew.
 
     Args:
-        bundle: decides.
+        bundle: decides, through onnxruntime or compiled.
         seed: of the noise that decisions are made from.
     """
 
-    def __init__(self, bundle: Bundle, seed: int = 0) -> None:
+    def __init__(self, bundle: Decides, seed: int = 0) -> None:
         self.bundle = bundle
         self._rng = np.random.default_rng(seed)
         self._left = np.empty((0, len(bundle.contract.outputs)), dtype=np.float32)

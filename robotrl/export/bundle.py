@@ -9,7 +9,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,18 @@ from robotrl import __version__
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.git import git_state
 from robotrl.deploy.bundle import Bundle
-from robotrl.deploy.contract import CONTRACT_FILE, FILES, GOLDEN_FILE, POLICY_FILE, SCHEMA, Contract
+from robotrl.deploy.contract import (
+    C_HEADER_FILE,
+    CONTRACT_FILE,
+    FILES,
+    FURTHER_FILES,
+    GOLDEN_FILE,
+    POLICY_FILE,
+    SCHEMA,
+    Contract,
+)
 from robotrl.envs.env import AnyTask, specs_of
+from robotrl.envs.foreign.task import ForeignTask
 from robotrl.export.description import (
     describe_physics,
     describe_task,
@@ -29,13 +39,20 @@ from robotrl.export.description import (
     output_terms,
     refuse_simulation_only,
 )
+from robotrl.export.formats import check_formats, format_error, further_files
 from robotrl.export.golden import record
 from robotrl.export.network import to_onnx
+from robotrl.export.robot import describe_robot
 from robotrl.policies.policy import Policy
 
 ATOL = 1e-5
 # what a verification may leave in the folder; it is void once the bundle is replaced
-VERIFICATION_FILE = "verification.json"
+VERIFICATION_FILE, ROBUSTNESS_FILE, ROBUSTNESS_PICTURE = (
+    "verification.json",
+    "robustness.json",
+    "robustness.png",
+)
+VERIFICATION_FILES = (VERIFICATION_FILE, ROBUSTNESS_FILE, ROBUSTNESS_PICTURE)
 
 
 def export_policy(
@@ -45,6 +62,7 @@ def export_policy(
     *,
     provenance: Mapping[str, Any],
     allow_simulation_only: bool = False,
+    formats: Iterable[str] = (),
 ) -> Path:
     """Write the bundle of a policy into folder `out`, complete and checked or not at all.
 
@@ -57,15 +75,18 @@ def export_policy(
         out: the folder to make.
         provenance: plain data about the training (algorithm, seed, env_steps, return_mean, task_name).
         allow_simulation_only: export although the policy needs what no robot can measure.
+        formats: beside ONNX, see `FORMATS`.
 
     Returns:
         `out`.
 
     Raises:
-        UsageError: something else lies at `out`, or an observation exists in simulation only.
-        RobotrlError: the policy does not fit the task, cannot be exported, or ONNX disagrees with it.
+        UsageError: something else lies at `out`, an observation exists in simulation only, or there is no
+            such format or no C compiler to prove the C with.
+        RobotrlError: the policy does not fit the task, cannot be exported, or a format disagrees with it.
     """
     out = Path(out)
+    wanted = check_formats(formats)
     _refuse_foreign(out)
     if specs_of(task) != policy.specs:
         raise RobotrlError(
@@ -75,8 +96,9 @@ def export_policy(
     inputs = input_terms(policy.specs, policy.obs_groups)
     section = describe_task(task, str(provenance.get("task_name") or type(task).__name__))
     policy = copy.deepcopy(policy).cpu().eval()
+    recorded = record(policy, task)
     golden = io.BytesIO()
-    np.savez_compressed(golden, **record(policy, task))  # type: ignore[arg-type]
+    np.savez_compressed(golden, **recorded)  # type: ignore[arg-type]
     contract = Contract(
         schema=SCHEMA,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -92,20 +114,40 @@ def export_policy(
         atol=ATOL,
         golden_sha256=hashlib.sha256(golden.getvalue()).hexdigest(),
         policy_sha256=None,
+        files={},
+        robot=None if isinstance(task, ForeignTask) else describe_robot(task, policy.specs),
         training=dict(provenance),
     )
     network = to_onnx(policy, contract.to_json())
-    contract = dataclasses.replace(contract, policy_sha256=hashlib.sha256(network).hexdigest())
+    further = further_files(wanted, policy, network, contract, recorded)
+    contract = dataclasses.replace(
+        contract,
+        policy_sha256=hashlib.sha256(network).hexdigest(),
+        files={name: hashlib.sha256(content).hexdigest() for name, content in further.items()},
+    )
     parts = {
+        **further,
         POLICY_FILE: network,
         GOLDEN_FILE: golden.getvalue(),
         CONTRACT_FILE: contract.to_json().encode("utf-8"),
     }
     try:
-        _write_folder(out, parts, Bundle.load)
+        _write_folder(out, parts, _prove)
     except OSError as error:
         raise RobotrlError(f"cannot write the bundle {out}: {error.strerror or error}") from error
     return out
+
+
+def _prove(folder: Path) -> None:
+    """Raise RobotrlError unless every format returns the recorded decisions."""
+    bundle = Bundle.load(folder)
+    for file in sorted(bundle.contract.files.keys() - {C_HEADER_FILE}):
+        error = format_error(bundle, file)
+        if not error <= bundle.contract.atol:
+            raise RobotrlError(
+                f"{file} does not return the recorded actions: error {error:.3g}, "
+                f"accepted {bundle.contract.atol:.3g}"
+            )
 
 
 def check_exportable(policy: Policy, task: AnyTask, allow_simulation_only: bool = False) -> None:
@@ -129,7 +171,7 @@ def _refuse_foreign(out: Path) -> None:
     names = {entry.name for entry in out.iterdir()}
     if not names:
         return
-    foreign = sorted(names - {*FILES, VERIFICATION_FILE})
+    foreign = sorted(names - {*FILES, *FURTHER_FILES, *VERIFICATION_FILES})
     if foreign:
         raise UsageError(
             f"{out} contains {foreign[0]!r}, which is not part of a bundle: choose another place"

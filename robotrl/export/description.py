@@ -16,7 +16,7 @@ from robotrl.core.config import resolve_task
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.schema import path_of, plain
 from robotrl.core.types import Source, Specs
-from robotrl.deploy.contract import InputTerm, OutputTerm, scale_offset
+from robotrl.deploy.contract import InputTerm, OutputTerm, scale_offset, split_age
 from robotrl.envs.env import AnyTask
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.tasks.task import Task
@@ -32,6 +32,7 @@ def input_terms(specs: Specs, groups: tuple[str, ...]) -> tuple[InputTerm, ...]:
     for group in groups:
         for term in specs.observation[group]:
             low, high = (bound if math.isfinite(bound) else None for bound in (term.low, term.high))
+            of, age_steps = split_age(term.name)
             terms.append(
                 InputTerm(
                     group=group,
@@ -44,6 +45,8 @@ def input_terms(specs: Specs, groups: tuple[str, ...]) -> tuple[InputTerm, ...]:
                     source=term.source.value,
                     scale=1.0,
                     start=start,
+                    of=of,
+                    age_steps=age_steps,
                 )
             )
             start += term.size

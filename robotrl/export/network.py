@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,13 @@ class PhysicalPolicy(nn.Module):
         return self.offset + self.scale * decision
 
 
+def sample_inputs(policy: Policy) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """Return inputs to trace a policy with, observations and perhaps noise, and which size may vary."""
+    widths = [policy.obs_dim, policy.noise_dim] if policy.noise_dim else [policy.obs_dim]
+    batch = torch.export.Dim("batch")
+    return tuple(torch.zeros(2, width) for width in widths), tuple({0: batch} for _ in widths)
+
+
 def to_onnx(policy: Policy, contract_json: str) -> bytes:
     """Return a self-contained ONNX model with input "obs" (batch, D) and output "action" (batch, h*A).
 
@@ -57,16 +65,15 @@ def to_onnx(policy: Policy, contract_json: str) -> bytes:
     Raises:
         RobotrlError: torch cannot export the policy.
     """
-    widths = {"obs": policy.obs_dim} | ({"noise": policy.noise_dim} if policy.noise_dim else {})
-    batch = torch.export.Dim("batch")
+    inputs, batch = sample_inputs(policy)
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
                 PhysicalPolicy(policy).eval(),
-                tuple(torch.zeros(2, width) for width in widths.values()),
-                input_names=list(widths),
+                inputs,
+                input_names=["obs", "noise"][: len(inputs)],
                 output_names=["action"],
-                dynamic_shapes=tuple({0: batch} for _ in widths),
+                dynamic_shapes=batch,
                 dynamo=True,
                 external_data=False,
                 verbose=False,

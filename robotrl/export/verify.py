@@ -9,6 +9,7 @@ other. What must hold exactly is each single step, and by induction the loop:
 * the rebuilt task, started from the recorded state and fed the recorded actions, shows the recorded
   observations (`replay`). On the machine that recorded them every step agrees; elsewhere last-bit
   differences of the mathematical library may grow, so the first 20 control steps decide,
+* the same policy in further formats returns the recorded decisions (`policy.c`, `policy.pt2`),
 * driven by the network itself, the task stays sound for a whole episode (200 control steps where an
   episode has more than 1000), and every decision made there, executed as a robot would, is the training
   policy's (`closed loop`).
@@ -29,16 +30,18 @@ import torch
 from robotrl.core.config import evaluation_seed, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.bundle import Bundle, action_error
-from robotrl.deploy.contract import GOLDEN_FILE, Contract
+from robotrl.deploy.contract import C_FILE, GOLDEN_FILE, PT2_FILE, Contract
 from robotrl.deploy.controller import BundleController
 from robotrl.deploy.recordings import check_array, check_decisions
 from robotrl.envs.env import AnyTask, Env, make_env, specs_of
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.description import describe_physics, input_terms, output_terms, rebuild_task
+from robotrl.export.formats import format_error
 from robotrl.export.golden import LOOP_STEPS, loop_state
 from robotrl.export.network import PhysicalPolicy
 from robotrl.export.noise import SettledNoise
+from robotrl.export.robot import describe_robot
 from robotrl.policies.policy import Policy
 from robotrl.sim.threads import one_torch_thread
 from robotrl.tasks.task import Task
@@ -104,10 +107,21 @@ def verify_bundle(bundle: Path, policy: Policy | None = None) -> list[Check]:
         checks.append(
             Check(name, error <= contract.atol, f"max abs error {error:.2g} over {len(action)} observations")
         )
+    checks += [_format(loaded, file) for file in (C_FILE, PT2_FILE) if (loaded.path / file).exists()]
     if not isinstance(task, ForeignTask):
         checks.append(_replay(task, loaded))
     checks.append(_closed_loop(task, loaded, policy))
     return checks
+
+
+def _format(loaded: Bundle, file: str) -> Check:
+    """Let a further format decide what is recorded."""
+    try:
+        error = format_error(loaded, file)
+    except RobotrlError as refused:
+        return Check(file, False, str(refused))
+    count = len(loaded.golden["action"])
+    return Check(file, error <= loaded.contract.atol, f"max abs error {error:.2g} over {count} observations")
 
 
 def _decisions(contract: Contract) -> str:
@@ -146,6 +160,12 @@ def _refuse_other_task(contract: Contract, task: AnyTask) -> None:
     if output_terms(specs) != contract.outputs:
         raise RobotrlError(
             f"the outputs do not fit: task {name} now has other action terms than the contract"
+        )
+    if contract.robot is not None and (
+        isinstance(task, ForeignTask) or describe_robot(task, specs) != contract.robot
+    ):
+        raise RobotrlError(
+            f"the robot does not fit: task {name} now has other joints, drives or delays than the contract"
         )
 
 
@@ -214,13 +234,14 @@ def _closed_loop(task: AnyTask, loaded: Bundle, policy: Policy | None) -> Check:
     error, rewards, sound = 0.0, list[float](), True
     for _ in range(steps):
         noise = trained.decide(flat) if trained is not None and controller.due else None
-        action = controller(flat, noise)
+        try:
+            action = controller(flat, noise)
+        except RobotrlError as refused:
+            return Check("closed loop", False, str(refused))
         if trained is not None:
             expected = trained.left.pop(0)
             error = float(np.maximum(error, action_error(contract, action, expected)))  # keeps NaN
         command = (action.astype(np.float64) - offset) / scale
-        if not np.all(np.abs(action - offset) <= scale + contract.atol * np.maximum(1.0, scale)):
-            return Check("closed loop", False, f"the network commands {action.tolist()}, outside its limits")
         step = env.step(torch.from_numpy(command).clamp(-1.0, 1.0).unsqueeze(0))
         rewards.append(float(step.reward))
         sound = sound and bool(step.valid.all())

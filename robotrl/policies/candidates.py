@@ -114,8 +114,7 @@ class CandidatePolicy(CompositePolicy):
 
     def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the best candidate, (B, h A), cut to [-1, 1] where its edit was not."""
-        assert noise is not None
-        return self.improve(self.normalize(flat), noise).action.clamp(-1.0, 1.0)
+        return self.improve(self.normalize(flat), self.given(noise)).action.clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def act(self, obs: Obs, deterministic: bool = False, rng: torch.Generator | None = None) -> Tensor:

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from robotrl.core import checks
-from robotrl.core.errors import UsageError
-from robotrl.core.types import Obs, Specs
+from robotrl.core.types import Specs
 from robotrl.networks.denoiser import Denoiser, Network, make_network
 from robotrl.networks.mlp import Activation, Norm
 from robotrl.networks.time_embedding import TimeEmbedding, TimeFeatures
 from robotrl.policies.chain import Chain, step_log_prob
+from robotrl.policies.decoding import DecodingPolicy
 from robotrl.policies.gaussian import MlpPolicyConfig
-from robotrl.policies.policy import Policy
 
 
 @dataclass
@@ -47,42 +46,12 @@ class GenerativeConfig(MlpPolicyConfig):
                 raise ValueError(f"norm: a resnet has its own; leave it at none, not {self.norm.value}")
 
 
-class GenerativePolicy(Policy):
-    """A decision is a function of the observation and of standard normal noise, `decode`."""
+class GenerativePolicy(DecodingPolicy):
+    """What diffusion, flow and one-step policies share."""
 
     def __init__(self, specs: Specs, config: GenerativeConfig) -> None:
         super().__init__(specs, config.obs_groups, config.normalize_obs)
         self.horizon = config.horizon
-
-    @abstractmethod
-    def decode(self, features: Tensor, noise: Tensor) -> Tensor:
-        """Map noise to decisions in [-1, 1]: a function of its inputs alone.
-
-        Args:
-            features: (B, D).
-            noise: (B, noise_dim), or (B, n, noise_dim) for n decisions per state.
-
-        Returns:
-            (B, h*A) or (B, n, h*A).
-        """
-
-    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Return the decision that raw observations (B, D) and noise (B, noise_dim) lead to, (B, h*A)."""
-        if noise is None:
-            raise UsageError(
-                f"{type(self).__name__} decides from noise: also give it (B, {self.noise_dim}) normal numbers"
-            )
-        return self.decode(self.normalize(flat), noise)
-
-    def act(self, obs: Obs, deterministic: bool = False, rng: torch.Generator | None = None) -> Tensor:
-        """Draw one decision per state, (B, h*A); `deterministic` makes no difference."""
-        flat = self.flatten(obs)
-        return self(flat, self.draw_noise(flat.shape[:1], rng))
-
-    def sample(self, obs: Obs, n: int, rng: torch.Generator | None = None) -> Tensor:
-        """Draw n decisions per state, (B, n, h*A), encoding each observation once."""
-        features = self.normalize(self.flatten(obs))
-        return self.decode(features, self.draw_noise((len(features), n), rng))
 
 
 @dataclass

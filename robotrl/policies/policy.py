@@ -89,6 +89,18 @@ class Policy(nn.Module, ABC):
         shape = (*batch_shape, self.noise_dim)
         return torch.empty(shape, dtype=like.dtype, device=like.device).normal_(generator=rng)
 
+    def given(self, noise: Tensor | None) -> Tensor:
+        """Return the noise that a decision is made from.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if noise is None:
+            raise UsageError(
+                f"{type(self).__name__} decides from noise: also give it (B, {self.noise_dim}) normal numbers"
+            )
+        return noise
+
     @abstractmethod
     def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the decision (B, h*A) in [-1, 1], a function of its inputs alone: what is exported.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robotrl.core.types import Obs
+from robotrl.policies.decoding import DecodingPolicy
 from robotrl.policies.gaussian import GaussianPolicy, SquashedGaussianPolicy
 from robotrl.policies.policy import HasBcLoss, HasLatent, Policy, require
 
 
-class SampledGaussian(Policy):
+class SampledGaussian(DecodingPolicy):
     """a = mean(s) + std z, cut at +-1, or tanh of that, z ~ N(0, 1).
 
     Args:
@@ -40,16 +40,6 @@ class SampledGaussian(Policy):
     ) -> Tensor:
         """Return the negative log-likelihood, see `HasBcLoss`."""
         return self.gaussian.bc_loss(features, action, rng, weight, mask)
-
-    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Return the action that raw observations (B, D) and noise (B, A) lead to, (B, A)."""
-        assert noise is not None
-        return self.decode(self.normalize(flat), noise)
-
-    def act(self, obs: Obs, deterministic: bool = False, rng: torch.Generator | None = None) -> Tensor:
-        """Draw one action per state, (B, A); `deterministic` makes no difference."""
-        flat = self.flatten(obs)
-        return self(flat, self.draw_noise(flat.shape[:1], rng))
 
 
 def proposer(policy: Policy, algorithm: str) -> Policy:

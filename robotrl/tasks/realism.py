@@ -172,6 +172,14 @@ class Realism:
         """Write the terrain's heights into the compiled model."""
         fill(model, self.terrain)
 
+    def at_the_end(self) -> Realism:
+        """Return a copy in which every ramp of the curriculum has reached its end, and is gone."""
+        final = copy.deepcopy(self)
+        for name, ramp in self.curriculum.items():
+            set_parameter(final, ramp.parameter, ramp.end, f"curriculum.{name}")
+        final.curriculum = {}
+        return final
+
     def observation_terms(self, groups: Mapping[str, tuple[ObsTerm, ...]]) -> dict[str, tuple[ObsTerm, ...]]:
         """Repeat the terms of groups that show a history: `joint_position@-1` is that of one step ago.
 

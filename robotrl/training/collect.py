@@ -20,6 +20,7 @@ from robotrl.data.dataset import Dataset
 from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask, Env, make_env
 from robotrl.sim.threads import one_torch_thread
+from robotrl.training.controller import Controller
 from robotrl.training.demonstrators import Demonstrator, random_actions, scripted_expert, trained_policy
 from robotrl.training.run_folder import RunFolder, versions
 
@@ -138,7 +139,7 @@ def _episodes(
         row = bar.add_task(f"{task_name} · {who.name}", total=options.episodes)
         while len(episodes) < options.episodes:
             wanted = min(env.num_envs, options.episodes - len(episodes))
-            found = _Round(env, who, options.noise_std, rng, wanted).play(lambda: bar.advance(row))
+            found = _Round(env, who.controller, options.noise_std, rng, wanted).play(lambda: bar.advance(row))
             episodes += found
             diverged += wanted - len(found)
             if diverged > len(episodes) and diverged >= env.num_envs:
@@ -153,9 +154,10 @@ class _Round:
     """The first episode of each of the first `wanted` environments."""
 
     def __init__(
-        self, env: Env, who: Demonstrator, noise_std: float, rng: torch.Generator, wanted: int
+        self, env: Env, controller: Controller, noise_std: float, rng: torch.Generator, wanted: int
     ) -> None:
-        self.env, self.who, self.noise_std, self.rng, self.wanted = env, who, noise_std, rng, wanted
+        self.env, self.controller, self.wanted = env, controller, wanted
+        self.noise_std, self.rng = noise_std, rng
         num = env.num_envs
         self.running = torch.arange(num) < wanted
         self.lengths = torch.zeros(num, dtype=torch.int64)
@@ -166,11 +168,12 @@ class _Round:
 
     def play(self, on_end: Callable[[], None]) -> list[_Episode]:
         """Return the sound episodes, in the order of the environments."""
-        env, queue = self.env, ActionQueue(self.env.num_envs, self.who.horizon, self.env.specs.action_dim)
+        env = self.env
+        queue = ActionQueue(env.num_envs, self.controller.horizon, env.specs.action_dim)
         rows: list[tuple[Obs, Tensor, Tensor]] = []
         obs = env.reset()
         while bool(self.running.any()):
-            action = self._with_noise(queue.next(obs, self.who.decide))
+            action = self._with_noise(queue.next(obs, self.controller.decide))
             step = env.step(action)
             queue.ended(step.done)
             rows.append((obs, action, step.reward))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from robotrl.core.types import Obs
 from robotrl.envs.env import Env
 from robotrl.envs.vec_env import VecEnv
 from robotrl.tasks.task import Task
+from robotrl.training.controller import Controller
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.run_folder import RunFolder, steps_of
 
@@ -29,21 +29,19 @@ class Demonstrator:
 
     Attributes:
         name: of what is recorded, in the dataset's name.
-        decide: maps the observations of n environments to their decisions, (n, h A) in [-1, 1].
-        horizon: h, control steps of a decision.
+        controller: decides.
         provenance: what there is to know about it.
     """
 
     name: str
-    decide: Callable[[Obs], Tensor]
-    horizon: int = 1
+    controller: Controller
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def random_actions(env: Env, rng: torch.Generator) -> Demonstrator:
     """Return uniform actions."""
     shape = (env.num_envs, env.specs.action_dim)
-    return Demonstrator("random", lambda obs: torch.rand(shape, generator=rng) * 2 - 1)
+    return Demonstrator("random", Controller(lambda obs: torch.rand(shape, generator=rng) * 2 - 1))
 
 
 def trained_policy(run: Path, deterministic: bool, env: Env, rng: torch.Generator) -> Demonstrator:
@@ -60,8 +58,7 @@ def trained_policy(run: Path, deterministic: bool, env: Env, rng: torch.Generato
         )
     return Demonstrator(
         config.algorithm_class.__name__.lower(),
-        lambda obs: policy.act(obs, deterministic=deterministic, rng=rng),
-        policy.horizon,
+        Controller(lambda obs: policy.act(obs, deterministic=deterministic, rng=rng), policy.horizon),
         {
             "deterministic": deterministic,
             "policy_env_steps": steps_of(RunFolder(run).latest_checkpoint()),
@@ -86,7 +83,7 @@ def scripted_expert(env: Env, task_name: str) -> Demonstrator:
         assert command is not None
         return ((2 * command.cpu() - low - high) / (high - low)).clamp(-1.0, 1.0).float()
 
-    return Demonstrator("expert", act)
+    return Demonstrator("expert", Controller(act))
 
 
 def _has_expert(name: str) -> bool:

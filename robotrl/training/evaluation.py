@@ -19,8 +19,10 @@ from robotrl.core.files import write_aside
 from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask, make_env
 from robotrl.policies.policy import Policy
+from robotrl.sim.sim import MakeSim
 from robotrl.sim.threads import one_torch_thread
-from robotrl.training.playback import deterministic, own_task
+from robotrl.training.controller import Controller, deterministic
+from robotrl.training.playback import own_task
 from robotrl.training.run_folder import RunFolder, steps_of, write_json
 from robotrl.training.video import chosen_grid, record_video
 
@@ -58,19 +60,40 @@ class Evaluation:
         return float(low), float(high)
 
 
-@one_torch_thread()
-@torch.no_grad()
 def evaluate(
     policy: Policy, task: AnyTask, episodes: int, seed: int, num_threads: int | None = None
 ) -> Evaluation:
-    """Run `episodes` whole episodes with the deterministic policy, one environment each.
+    """Run `episodes` whole episodes with the deterministic policy, see `evaluate_controller`.
 
-    A policy that needs noise draws it from the seed. One episode per environment, so that short episodes are
-    not counted more often than long ones. No training draws from the evaluation's random numbers, whatever
-    the two seeds.
+    A policy that needs noise draws it from the seed.
     """
-    env = make_env(task, episodes, evaluation_seed(seed), num_threads)
-    controller = deterministic(policy, seed)
+    return evaluate_controller(deterministic(policy, seed), task, episodes, seed, num_threads)
+
+
+@one_torch_thread()
+@torch.no_grad()
+def evaluate_controller(
+    controller: Controller,
+    task: AnyTask,
+    episodes: int,
+    seed: int,
+    num_threads: int | None = None,
+    make_sim: MakeSim | None = None,
+) -> Evaluation:
+    """Run `episodes` whole episodes, one environment each.
+
+    One episode per environment, so that short episodes are not counted more often than long ones. No training
+    draws from the evaluation's random numbers, whatever the two seeds.
+
+    Args:
+        controller: decides.
+        task: what to run.
+        episodes: E.
+        seed: of the environments.
+        num_threads: physics threads, None for all CPUs.
+        make_sim: see `VecEnv`.
+    """
+    env = make_env(task, episodes, evaluation_seed(seed), num_threads, make_sim=make_sim)
     queue = ActionQueue(episodes, controller.horizon, env.specs.action_dim)
     obs = env.reset()
     returns = torch.zeros(episodes, dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def export_run(
     out: Path | None = None,
     allow_simulation_only: bool = False,
     sampling_steps: int | None = None,
+    formats: Iterable[str] = (),
 ) -> Path:
     """Export the policy of a run's newest checkpoint.
 
@@ -29,6 +31,7 @@ def export_run(
         out: the bundle to make; `bundle` inside the run by default, where an older one is replaced.
         allow_simulation_only: see `export_policy`; the run's own option allows it too.
         sampling_steps: denoising steps of a decision; None for those of the training.
+        formats: see `export_policy`.
 
     Returns:
         The bundle's folder.
@@ -53,6 +56,7 @@ def export_run(
         out,
         provenance=provenance(config, env_steps, _return_mean(folder, env_steps)),
         allow_simulation_only=allow_simulation_only or config.allow_simulation_only,
+        formats=formats,
     )
 
 

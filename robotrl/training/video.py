@@ -22,7 +22,8 @@ from robotrl.sim.batch_renderer import BatchRenderer, Drawing
 from robotrl.sim.cameras import View
 from robotrl.sim.rendering import Quality
 from robotrl.tasks.task import Task
-from robotrl.training.playback import Controller, FirstEpisodes, deterministic
+from robotrl.training.controller import Controller, deterministic
+from robotrl.training.playback import FirstEpisodes
 
 # imageio_ffmpeg moves the encoder into a process group of its own before it starts, for which Python has
 # to fork; Linux refuses that to a process that has reserved more memory than there is, as the arenas of

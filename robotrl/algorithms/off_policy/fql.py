@@ -28,10 +28,11 @@ from robotrl.algorithms.off_policy.imitation import Imitation
 from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
 from robotrl.core import checks
 from robotrl.core.errors import UsageError
-from robotrl.core.types import Obs, Specs
+from robotrl.core.types import Specs
 from robotrl.data.replay import Transitions
 from robotrl.networks.critic import Aggregate
 from robotrl.networks.mlp import Activation, Norm
+from robotrl.policies.decoding import DecodingPolicy
 from robotrl.policies.flow import FlowPolicy
 from robotrl.policies.one_step import OneStepConfig, OneStepPolicy
 from robotrl.policies.policy import Policy
@@ -62,7 +63,7 @@ class FQLConfig(OffPolicyConfig):
         checks.above(self, 0, "distill_weight")
 
 
-class DistilledPolicy(Policy):
+class DistilledPolicy(DecodingPolicy):
     """Acts by a one-step policy; carries the flow policy that it was distilled from.
 
     Args:
@@ -76,15 +77,9 @@ class DistilledPolicy(Policy):
         self.normalizer = flow.normalizer
         self.horizon, self.noise_dim = one_step.horizon, one_step.noise_dim
 
-    def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Return clip(mu(s, z), -1, 1), (B, h A)."""
-        assert noise is not None
-        return self.one_step.decode(self.normalize(flat), noise)
-
-    def act(self, obs: Obs, deterministic: bool = False, rng: torch.Generator | None = None) -> Tensor:
-        """Draw one decision per state, (B, h A); `deterministic` makes no difference."""
-        flat = self.flatten(obs)
-        return self(flat, self.draw_noise(flat.shape[:1], rng))
+    def decode(self, features: Tensor, noise: Tensor) -> Tensor:
+        """Return clip(mu(s, z), -1, 1), shaped like the noise: see `DecodingPolicy`."""
+        return self.one_step.decode(features, noise)
 
 
 class FQL(OffPolicyAlgorithm):

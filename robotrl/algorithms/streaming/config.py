@@ -107,24 +107,6 @@ class StreamQConfig(StreamConfig):
 
 
 @dataclass
-class StreamQRCConfig(StreamQConfig):
-    """Hyperparameters of QRC(lambda)."""
-
-    rule: Rule = Rule.SGD
-    """Only sgd."""
-    correction_learning_rate: float = 1e-5
-    """Of the second network; > 0."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.above(self, 0, "correction_learning_rate")
-        if self.rule is not Rule.SGD:
-            raise ValueError(f"QRC(lambda) knows rule=sgd only, got {self.rule.value}")
-        if self.on_policy:
-            raise ValueError("QRC(lambda) learns the greedy policy's values only, got on_policy=True")
-
-
-@dataclass
 class StreamPolicyConfig(StreamConfig):
     """What the learners with a policy share."""
 

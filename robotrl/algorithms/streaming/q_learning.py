@@ -16,7 +16,6 @@ in the last one of the episode before (`preset=reference` does that); those of `
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +44,6 @@ class StreamQ(StreamLearner):
     """
 
     config: StreamQConfig
-    default_config: ClassVar[type[StreamQConfig]] = StreamQConfig
-    networks: ClassVar[tuple[str, ...]] = ("critic",)
-    """Their names, that of the action values first."""
 
     def __init__(
         self,
@@ -60,8 +56,8 @@ class StreamQ(StreamLearner):
         num_threads: int | None = None,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        config = config or self.default_config()
-        networks = [Network(name, config.hidden, num_actions, config.rule) for name in self.networks]
+        config = config or StreamQConfig()
+        networks = [Network("critic", config.hidden, num_actions, config.rule)]
         super().__init__(
             networks, obs_dim, 1, Head.CATEGORICAL, num_streams, config, seed, sweep, num_threads, dtype
         )

@@ -125,9 +125,6 @@ SECOND = 7  # and their q
 STEP = 8  # factor of the direction in the last update
 RATE = 9  # kappa, eta or learning rate, whichever the rule has
 NUM_RULE_COLUMNS = 10
-# of QRC(lambda), which needs no running means
-WEIGHT = 3  # of the gradient that is being taken in
-CORRECTION_TRACE = 5  # running sum of h
 
 # rows of one network's part of Streams.memory
 WEIGHTS, TRACE, SQUARES, MEANS = 0, 1, 2, 3

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from robotrl.algorithms.streaming.compiled import Doubles, Reals, kernel
 from robotrl.algorithms.streaming.network import product
-from robotrl.algorithms.streaming.rules import baselines, corrected, intentional, obgd
+from robotrl.algorithms.streaming.rules import baselines, intentional, obgd
 from robotrl.algorithms.streaming.rules.codes import (
     ADAM,
     ADAPTIVE_OBGD,
-    CORRECTED,
     INTENTIONAL,
     INTENTIONAL_FISHER,
     INTENTIONAL_LOGITS,
     OBGD,
     OUTPUT_NORM,
     SGD,
-    SUCCESSOR,
 )
 from robotrl.algorithms.streaming.state import (
     DECAY,
@@ -65,7 +63,7 @@ def accumulate_gradient(
     """Propagate the output's gradient back through the network, into the traces of every layer.
 
     Args:
-        rule: code of the step-size rule; OUTPUT_NORM and SUCCESSOR leave the traces alone.
+        rule: code of the step-size rule; OUTPUT_NORM leaves the traces alone.
         memory: (R, P) parameters, traces and moments of the network.
         u: (P,) direction, written by rules whose direction is not the trace.
         shape: of the network.
@@ -119,10 +117,6 @@ def _accumulate_layer(rule: int, x: Reals, d: Reals, memory: Reals, u: Reals, p:
     elif rule == ADAM:
         means = memory[MEANS, p : p + n * m].reshape(n, m)
         baselines.accumulate_adam(x, d, z, v, means, direction_part, s)
-    elif rule == CORRECTED:
-        corrected.accumulate(x, d, z, direction_part, s)
-    elif rule == SUCCESSOR:
-        corrected.add(x, d, direction_part, s)
     else:
         obgd.accumulate(x, d, z, s)
 

@@ -7,7 +7,7 @@ import enum
 from robotrl.algorithms.streaming.compiled import constant
 
 OBGD, ADAPTIVE_OBGD, INTENTIONAL, INTENTIONAL_FISHER, SGD, ADAM = 0, 1, 2, 3, 4, 5
-OUTPUT_NORM, CORRECTED, SUCCESSOR, INTENTIONAL_LOGITS = constant(6), constant(7), constant(8), constant(9)
+OUTPUT_NORM, INTENTIONAL_LOGITS = constant(6), constant(7)
 
 
 class Rule(enum.Enum):

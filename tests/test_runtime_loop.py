@@ -1,0 +1,476 @@
+"""The runtime on a robot in memory: states, guards and log, one control step after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mcap.reader import make_reader
+from runtime_common import AXES, DEFAULT, DT_S, JOINTS, KD_, KP_, Arm, Bench, contract, layout, term
+
+from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.deploy.runtime.limits import Limits
+from robotrl.deploy.runtime.log_reader import read_log
+from robotrl.deploy.runtime.machine import Machine, State
+from robotrl.deploy.runtime.operator import Automatic
+from robotrl.deploy.runtime.robots.robot import KD, KP, POSITION, Signal
+
+
+def test_the_way_from_disarmed_to_the_policy(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    assert bench.machine.state is State.DISARMED
+    bench.step(5)
+    assert bench.machine.state is State.READY and not bench.arm.sent  # nothing moves before a person says so
+    bench.step(1, "go")
+    assert bench.machine.state is State.READY  # not without arm
+    measured = bench.arm.q.copy()
+    bench.step(1, "arm")
+    assert bench.machine.state is State.MOVE_TO_DEFAULT
+    first = bench.arm.last
+    np.testing.assert_allclose(first[:, POSITION], measured, atol=1e-6)  # from where the robot is
+    assert np.all(first[:, KP] < 0.02 * KP_)  # softly
+    bench.step(round(1.0 / DT_S))
+    np.testing.assert_allclose(bench.arm.last[:, POSITION], (measured + np.array(DEFAULT)) / 2)
+    bench.step(round(1.0 / DT_S) + 2)
+    assert bench.machine.state is State.HOLD
+    np.testing.assert_allclose(bench.arm.last[:, POSITION], DEFAULT)
+    np.testing.assert_allclose(bench.arm.last[:, KP], KP_)
+    np.testing.assert_allclose(bench.arm.last[:, KD], KD_)
+    bench.step(1, "go")
+    # blended in over 0.5 s: 1/25 of the way after the first of 25 control steps
+    expected = np.array(DEFAULT) + (np.array([0.5, 0.2]) - DEFAULT) / 25
+    np.testing.assert_allclose(bench.arm.last[:, POSITION], expected, atol=1e-9)
+    bench.step(30)
+    np.testing.assert_allclose(bench.arm.last[:, POSITION], [0.5, 0.2])
+    bench.step(1, "stop")
+    assert bench.machine.state is State.DAMPING
+    np.testing.assert_array_equal(bench.arm.last[:, [KP, KD]], [[0.0, KD_]] * 2)
+    for word in ("arm", "go"):
+        bench.step(1, word)
+        assert bench.machine.state is State.DAMPING  # latched
+    bench.step(1, "reset")
+    assert bench.machine.state is State.READY and bench.arm.resets == 1
+    assert bench.runtime.summary().events == []
+
+
+def test_every_word_in_every_state() -> None:
+    fitting = {("arm", State.READY), ("go", State.HOLD), ("reset", State.DAMPING)}
+    for state in State:
+        for word in ("arm", "go", "stop", "reset", "launch"):
+            machine = Machine(0.0)
+            machine.state = state
+            if word == "stop":
+                machine.say(word, 1.0)
+                assert machine.state is State.DAMPING
+            elif (word, state) in fitting:
+                machine.say(word, 1.0)
+                assert machine.state is not state
+            else:
+                with pytest.raises(UsageError, match=word):
+                    machine.say(word, 1.0)
+                assert machine.state is state
+
+
+def test_a_robot_with_another_order_behaves_the_same(tmp_path: Path) -> None:
+    def decide(observation: np.ndarray) -> np.ndarray:
+        return np.array([[0.9 * observation[0] - 0.1, 0.2 * observation[3] - 0.5 * observation[1]]])
+
+    sent = []
+    for order in ((0, 1), (1, 0)):
+        bench = Bench(tmp_path, decide, Arm(order))
+        bench.to_policy()
+        bench.step(100)
+        assert bench.machine.state is State.POLICY
+        sent.append(np.array([c.rows[np.argsort(order)] for c in bench.arm.sent]))
+        assert bool(bench.runtime.binding.moved) == (order == (1, 0))
+    np.testing.assert_array_equal(sent[0], sent[1])
+    assert np.ptp(sent[0][:, :, POSITION]) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"drives": ("shoulder_servo",)}, "no drive 'elbow_servo'"),
+        ({"drives": ("shoulder_servo", "elbow_servo", "elbow_servo")}, "drive 'elbow_servo' is there twice"),
+        ({"drives": ("shoulder_servo", "elbow_servo", "gripper")}, "drive 'gripper' is unknown"),
+        ({"control_dt_s": 0.0205}, r"a command every 0.0205 s, the policy gives one every 0.02 s"),
+        ({"signals": layout().signals[1:]}, "no signal 'joint_position'"),
+        ({"signals": layout().signals[:2]}, "no signal 'projected_gravity'"),
+        ({"signals": layout().signals[:1] * 2 + layout().signals[1:]}, "'joint_position' is there twice"),
+    ],
+)
+def test_a_robot_that_does_not_fit_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RobotrlError, match=message) as caught:
+        Bench(tmp_path, arm=Arm(**changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("elements", "unit", "message"),
+    [
+        (("shoulder",), "rad", "no element 'elbow'"),
+        (("shoulder", "elbw"), "rad", "no element 'elbow'.*did you mean 'elbw'"),
+        (("shoulder", "elbow", "elbow"), "rad", "element 'elbow' is there twice"),
+        (("shoulder", "elbow", "wrist"), "rad", "'wrist' is unknown"),
+        (("shoulder", "elbow"), "deg", "is in 'deg'.*in 'rad'"),
+    ],
+)
+def test_joints_that_do_not_fit_are_refused(
+    tmp_path: Path, elements: tuple[str, ...], unit: str, message: str
+) -> None:
+    signals = (Signal("joint_position", unit, elements), *layout().signals[1:])
+    with pytest.raises(RobotrlError, match=message):
+        Bench(tmp_path, arm=Arm(signals=signals))
+
+
+def test_a_control_rate_within_a_percent_is_accepted(tmp_path: Path) -> None:
+    Bench(tmp_path, arm=Arm(control_dt_s=0.0201))
+
+
+def test_a_history_is_the_robots_last_control_steps_oldest_first(tmp_path: Path) -> None:
+    """What training shows, by hand: q of 2 steps ago, 1 step ago and now, of reversed joints."""
+    inputs = tuple(term("joint_position", 2 * i, "rad", JOINTS, age) for i, age in enumerate((2, 1, 0)))
+    seen: list[np.ndarray] = []
+
+    def decide(observation: np.ndarray) -> np.ndarray:
+        seen.append(observation.copy())
+        return np.array([[0.5, 0.2]])
+
+    bench = Bench(tmp_path, decide, Arm((1, 0)), made=contract(inputs=inputs))
+    bench.to_hold()
+    poses = []
+    bench.arm.spoil = lambda values: poses.append(values[[1, 0]].astype(np.float32))
+    bench.step(1, "go")
+    bench.step(4)
+    first = poses[0]
+    np.testing.assert_array_equal(seen[0], np.concatenate([first, first, first]))
+    np.testing.assert_array_equal(seen[1], np.concatenate([first, first, poses[1]]))
+    for i in range(2, 5):
+        np.testing.assert_array_equal(seen[i], np.concatenate(poses[i - 2 : i + 1]))
+    assert not np.array_equal(poses[0], poses[4])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300, 2e3])
+@pytest.mark.parametrize("column", range(7))
+def test_a_bad_number_in_any_input_damps(tmp_path: Path, column: int, bad: float) -> None:
+    bench = Bench(tmp_path)
+    bench.to_policy()
+
+    def spoil(values: np.ndarray) -> None:
+        values[column] = bad
+
+    bench.arm.spoil = spoil
+    before = len(bench.arm.sent)
+    bench.step(3)
+    assert bench.machine.state is State.DAMPING
+    for command in bench.arm.sent[before:]:  # not one command of that observation
+        np.testing.assert_array_equal(command.rows, bench.arm.damping)
+    (event,) = bench.runtime.statistics.events
+    assert event.guard in ("not finite", "observation")
+    assert f"({(*JOINTS, *JOINTS, *AXES)[column]})" in event.what
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_bad_action_damps_before_it_is_cut_to_a_range(tmp_path: Path, place: int, bad: float) -> None:
+    action = np.array([[0.5, 0.2]])
+    action[0, place] = bad
+    bench = Bench(tmp_path, lambda observation: action)
+    bench.to_policy()
+    assert bench.machine.state is State.DAMPING
+    np.testing.assert_array_equal(bench.arm.last, bench.arm.damping)
+    assert bench.runtime.statistics.events[0].what == f"{JOINTS[place]}_servo (rad)"
+
+
+def test_a_policy_that_fails_damps(tmp_path: Path) -> None:
+    def decide(observation: np.ndarray) -> np.ndarray:
+        raise RobotrlError("the network's action 'x' is not finite")
+
+    bench = Bench(tmp_path, decide)
+    bench.to_policy()
+    assert bench.machine.state is State.DAMPING
+    assert str(bench.runtime.statistics.events[0]) == "policy: the network's action 'x' is not finite"
+
+
+def spoiled(column: int, value: float) -> object:
+    def spoil(values: np.ndarray) -> None:
+        values[column] = value
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("change", "guard"),
+    [
+        ({"age_s": 0.07}, "age"),
+        ({"age_s": -0.05}, "clock"),
+        ({"age_s": math.nan}, "age"),
+        ({"tripped": True}, "watchdog"),
+        ({"alive": False}, "watchdog"),
+        ({"spoil": spoiled(2, 31.0)}, "joint velocity"),
+        ({"spoil": spoiled(4, 3.0)}, "tilt"),
+        ({"spoil": spoiled(6, 0.0)}, "tilt"),
+        ({"spoil": spoiled(6, 1.0)}, "tilt"),
+    ],
+)
+@pytest.mark.parametrize("when", ["arm", "hold", "policy"])
+def test_every_guard_damps_in_every_armed_state(
+    tmp_path: Path, change: dict[str, object], guard: str, when: str
+) -> None:
+    bench = Bench(tmp_path)
+    if when == "arm":
+        bench.step(2)
+        bench.step(1, "arm")
+    else:
+        (bench.to_hold if when == "hold" else bench.to_policy)()
+    assert bench.runtime.statistics.events == []
+    for name, value in change.items():
+        setattr(bench.arm, name, value)
+    bench.step(1)
+    assert bench.machine.state is State.DAMPING
+    assert [event.guard for event in bench.runtime.statistics.events] == [guard]
+    np.testing.assert_array_equal(bench.arm.last, bench.arm.damping)
+
+
+def test_the_mean_speed_of_all_joints_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    for speed, state in ((14.9, State.POLICY), (15.1, State.DAMPING)):
+        bench = Bench(tmp_path)
+        bench.to_policy()
+        bench.arm.spoil = lambda values, speed=speed: values.__setitem__(slice(2, 4), [speed, -speed])  # type: ignore[misc]
+        bench.step(1)
+        assert bench.machine.state is state
+
+
+def test_a_quaternion_has_norm_one(tmp_path: Path) -> None:
+    """Its elements are found by name, in the robot's order."""
+    signals = (*layout().signals, Signal("orientation", "1", ("x", "y", "z", "w")))
+    inputs = (*contract().inputs, term("orientation", 7, "1", ("w", "x", "y", "z")))
+    half = math.sqrt(0.5)
+    for quaternion, state in (
+        ([half, 0.0, 0.0, half], State.POLICY),
+        ([half, 0.0, 0.0, half * 1.08], State.POLICY),  # norm 1.041
+        ([half, 0.0, 0.0, half * 1.12], State.DAMPING),  # norm 1.062
+        ([0.0, 0.0, 0.0, 0.0], State.DAMPING),
+    ):
+
+        class Oriented(Arm):
+            shown = [half, 0.0, 0.0, half]  # noqa: RUF012
+
+            def read(self):  # type: ignore[no-untyped-def]
+                reading = super().read()
+                return dataclasses.replace(reading, values=np.append(reading.values, self.shown))
+
+        arm = Oriented(signals=signals)
+        bench = Bench(tmp_path, arm=arm, made=contract(inputs=inputs))
+        bench.to_policy()
+        arm.shown = quaternion
+        bench.step(1)
+        assert bench.machine.state is state
+
+
+def test_a_sensor_that_falls_silent_damps_when_it_is_too_old(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.to_policy()
+    bench.arm.silent = True
+    bench.step(2)  # 41 ms old: accepted up to 60 ms
+    assert bench.machine.state is State.POLICY
+    bench.step(2)
+    assert bench.machine.state is State.DAMPING
+    assert bench.runtime.statistics.events[0].value == pytest.approx(0.061)
+
+
+def test_without_any_reading_nothing_moves(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.arm.silent = True
+    bench.step(2)
+    bench.step(1, "arm")
+    assert bench.machine.state is State.DAMPING
+
+
+def test_a_stall_is_not_made_up_for(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.to_policy()
+    before = len(bench.arm.sent)
+    bench.arm.now_s += 5 * DT_S  # the loop was elsewhere
+    began_s = bench.arm.now_s
+    bench.step(10)
+    # one late command, then those of the grid of deadlines: the first of these may be near
+    assert len(bench.arm.sent) - before == 10
+    assert bench.arm.now_s - began_s >= 7.9 * DT_S
+    assert bench.rate.overruns == 1 and bench.machine.state is State.POLICY
+
+
+def test_a_clock_that_goes_back_damps(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.to_policy()
+    bench.arm.now_s -= 10.0
+    bench.step(1)
+    assert [event.guard for event in bench.runtime.statistics.events] == ["clock"]
+
+
+def test_overruns_in_a_row_damp(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.to_policy()
+    for overruns in (1, 2, 3):
+        bench.arm.now_s += 2 * DT_S
+        bench.step(1)
+        assert (bench.machine.state is State.DAMPING) == (overruns == 3)
+    assert bench.runtime.statistics.events[0].guard == "overruns"
+
+
+def test_overruns_of_a_percent_of_ten_seconds_damp(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.to_policy()
+    for overruns in range(1, 7):  # 1 % of 500 periods is 5
+        bench.arm.now_s += 2 * DT_S
+        bench.step(20)
+        assert (bench.machine.state is State.DAMPING) == (overruns == 6), overruns
+
+
+def test_a_robot_that_does_not_reach_its_default_pose_is_damped(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, limits=Limits(pose_tolerance=0.05))
+    bench.step(2)
+    bench.step(1, "arm")
+    bench.arm.spoil = lambda values: values.__setitem__(0, 0.2)  # 0.1 rad away, whatever is commanded
+    bench.step(round(2.0 / DT_S) + 1)
+    assert bench.machine.state is State.DAMPING
+    assert bench.runtime.statistics.events[0].guard == "default pose"
+
+
+def test_a_self_test_that_fails_keeps_the_robot_from_being_armed(tmp_path: Path) -> None:
+    def self_test() -> None:
+        raise RobotrlError("the recorded actions do not come out again")
+
+    bench = Bench(tmp_path, self_test=self_test)
+    bench.step(3)
+    bench.step(3, "arm")
+    assert bench.machine.state is State.DAMPING
+
+
+def test_limits_of_further_signals(tmp_path: Path) -> None:
+    signals = (*layout().signals, Signal("temperature", "degC", ("motor",)))
+    for value, state in ((69.0, State.POLICY), (71.0, State.DAMPING), (math.nan, State.DAMPING)):
+
+        class Warm(Arm):
+            heat = value
+
+            def read(self):  # type: ignore[no-untyped-def]
+                reading = super().read()
+                return dataclasses.replace(reading, values=np.append(reading.values, self.heat))
+
+        arm = Warm(signals=signals)
+        arm.heat = 20.0
+        bench = Bench(tmp_path, arm=arm, limits=Limits(signals={"temperature": (-math.inf, 70.0)}))
+        bench.to_policy()
+        arm.heat = value
+        bench.step(1)
+        assert bench.machine.state is state
+    with pytest.raises(UsageError, match="unknown signal in limits 'temprature'"):
+        Bench(tmp_path, arm=Arm(signals=signals), limits=Limits(signals={"temprature": (0.0, 70.0)}))
+
+
+def test_the_log_and_the_frames_around_an_event_come_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, arm=Arm((1, 0)), log=tmp_path / "run.mcap")
+    bench.to_policy()
+    bench.step(60)
+    poses: list[np.ndarray] = []
+    bench.arm.spoil = lambda values: (poses.append(values[:2].copy()), values.__setitem__(3, math.nan))  # type: ignore[assignment]
+    bench.step(2)
+    bench.runtime._log.close()
+    log = read_log(tmp_path / "run.mcap")
+    assert log.states[-1] == "DAMPING" and log.states[-3] == "POLICY"
+    assert log.elements["joint_position"] == ["elbow", "shoulder"]
+    np.testing.assert_array_equal(log.signals["joint_position"][-2:], poses)
+    assert math.isnan(log.signals["joint_velocity"][-1, 1])
+    np.testing.assert_allclose(np.diff(log.times_s), DT_S, atol=2e-6)
+    sent = np.array([command.rows[1] for command in bench.arm.sent])
+    np.testing.assert_array_equal(log.commands["shoulder_servo"][-len(sent) :], sent)
+    assert np.isnan(log.commands["shoulder_servo"][0]).all()  # nothing is sent before arm
+    (event,) = log.events
+    assert event["guard"] == "not finite" and event["value"] is None and "shoulder" in event["what"]
+    around = read_log(tmp_path / "dump-event1.mcap")
+    assert len(around.times_s) == round(2.0 / DT_S)
+    assert around.events[0]["guard"] == "not finite"
+
+
+def test_a_log_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, log=tmp_path / "run.mcap")
+    bench.step(1500)
+    bench.runtime._log.close()
+    whole = read_log(tmp_path / "run.mcap")
+    assert len(whole.times_s) == 1500
+    with open(tmp_path / "run.mcap", "rb") as file:  # as other tools read it, by its index
+        summary = make_reader(file).get_summary()
+    assert summary is not None and summary.statistics is not None
+    assert summary.statistics.message_count == 4500
+    raw = (tmp_path / "run.mcap").read_bytes()
+    for share in (0.4, 0.6, 0.601, 0.602, 0.8):
+        (tmp_path / "cut.mcap").write_bytes(raw[: round(share * len(raw))])
+        cut = read_log(tmp_path / "cut.mcap")
+        steps = len(cut.times_s)
+        assert len(cut.states) == steps
+        assert 0.2 * share < steps / 1500 <= share + 0.1
+        np.testing.assert_array_equal(cut.signals["joint_position"], whole.signals["joint_position"][:steps])
+    for content in (raw[:20], b"", b"not a log"):
+        (tmp_path / "cut.mcap").write_bytes(content)
+        with pytest.raises(RobotrlError, match="is not a log of `robotrl deploy`"):
+            read_log(tmp_path / "cut.mcap")
+
+
+def test_whatever_breaks_the_loop_the_last_command_damps(tmp_path: Path) -> None:
+    def decide(observation: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError
+
+    bench = Bench(tmp_path, decide)
+    with pytest.raises(ZeroDivisionError):
+        bench.runtime.run(Automatic(), 10.0)
+    assert bench.machine.state is State.POLICY
+    np.testing.assert_array_equal(bench.arm.last, bench.arm.damping)
+
+
+def test_a_run_ends_damped_after_its_duration(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    assert bench.runtime.run(Automatic(), 6.0) is False
+    summary = bench.runtime.summary()
+    assert 0 < summary.age["p50_s"] < 0.0015
+    assert summary.policy_s == pytest.approx(6.0) and summary.events == [] and summary.doubts() == []
+    assert summary.verdict().startswith("safe to try on hardware")
+    assert [command.state for command in bench.arm.sent].count(State.DAMPING) == 26
+    # -0.5 to 0.3 rad from 20 N m/rad; what it asked for is told as a share of 8 N m
+    assert summary.effort_share is not None and 0.0 < summary.effort_share < 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        ({"policy_s": 1.0}, "the policy commanded for 1 s only"),
+        ({"saturated_share": 0.2}, "in 20.00% of the control steps a limit changed"),
+        ({"saturated_share": math.nan}, "of the control steps a limit changed"),
+        ({"unfamiliar_share": 0.06}, "in 6.00% of the observation values were beyond"),
+        ({"overruns": 3}, "of the periods were overruns"),
+        ({"age": {"p50_s": 0.001, "p99_s": 0.03, "worst_s": 0.04}}, "readings were 30 ms old"),
+        ({"watchdog_alive": False}, "the watchdog ended early"),
+        ({"events": ["tilt: too far"]}, r"a guard had to act \(tilt: too far\)"),
+    ],
+)
+def test_every_doubt_is_told(tmp_path: Path, change: dict[str, object], doubt: str) -> None:
+    bench = Bench(tmp_path)
+    bench.runtime.run(Automatic(), 6.0)
+    summary = dataclasses.replace(bench.runtime.summary(), **change)  # type: ignore[arg-type]
+    assert len(summary.doubts()) == 1 and re.search(doubt, summary.verdict())
+    assert summary.verdict().startswith("NOT yet safe")
+
+
+def test_values_beyond_the_recordings_are_counted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)  # whose recordings reach from -2 to 2
+    bench.to_policy()
+    bench.step(9)
+    bench.arm.spoil = spoiled(2, 2.5)  # type: ignore[assignment]
+    bench.step(10)
+    assert bench.runtime.summary().unfamiliar_share == pytest.approx(10 / (20 * 7))
