@@ -1,6 +1,6 @@
 """What imitation makes of demonstrations with two modes: which policies average them, and which do not.
 
-    python scripts/bench_imitation.py [--methods ...] [--seeds 0 1 2 3 4] [--updates 8000]
+    python scripts/bench_imitation.py [--methods ...] [--seeds 0 1 2 3 4] [--updates 20000]
         [--runs-dir runs/imitation]
     python scripts/bench_imitation.py --summary
 
@@ -136,7 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--updates", type=int, default=8_000)
+    parser.add_argument("--updates", type=int, default=20_000)
     parser.add_argument("--runs-dir", default="runs/imitation")
     parser.add_argument("--summary", action="store_true", help="only print what is there")
     args = parser.parse_args()
