@@ -147,6 +147,11 @@ def data_folder(task: str, args: argparse.Namespace) -> Path:
     return Path(args.runs_dir) / task / f"noisy-{DATA[task]['episodes']}-v0"
 
 
+def key_of(piece: dict[str, Any]) -> tuple[str, str, int, int]:
+    """Return what tells pieces apart."""
+    return piece["task"], piece["method"], piece["seed"], piece["steps"]
+
+
 def main() -> None:
     """Run what is missing."""
     parser = argparse.ArgumentParser(
@@ -163,13 +168,14 @@ def main() -> None:
     args.steps = int(args.steps)
     wanted = [(task, seed, method) for task in args.tasks for seed in args.seeds for method in args.methods]
     for task, seed, method in () if args.summary else wanted:
-        key = (task, method, seed, args.steps)
-        if any((p["task"], p["method"], p["seed"], p["steps"]) == key for p in known_pieces(OUT)):
+        key = task, method, seed, args.steps
+        if any(key_of(p) == key for p in known_pieces(OUT)):
             continue
         data = json.loads(OUT.read_text())["data"] if OUT.is_file() else {}
         data[task] = collected(data_folder(task, args), task, **DATA[task])
         piece = run_piece(task, method, seed, args)
-        pieces = [*known_pieces(OUT), piece]
+        # another process may have done the same
+        pieces = [*(p for p in known_pieces(OUT) if key_of(p) != key), piece]
         pieces.sort(key=lambda p: (list(DATA).index(p["task"]), list(METHODS).index(p["method"]), p["seed"]))
         common = {"flow": FLOW, "critics": CRITICS, "learning": LEARNING}
         document = {"provenance": provenance(), "data": data, "options_of_all": common}
