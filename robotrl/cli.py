@@ -22,6 +22,7 @@ from robotrl.cli_deploy import deploy, tell
 from robotrl.cli_export import export
 from robotrl.cli_ros2 import ros2
 from robotrl.cli_simulate_robot import simulate_robot
+from robotrl.cli_sysid import sysid
 from robotrl.cli_verify import verify
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.terminal import command_parser as _parser
@@ -55,6 +56,7 @@ commands:
   simulate-robot  a simulated robot for `deploy`, in a process of its own
   ros2          write a bundle's ROS 2 package
   actuator-net  learn a joint's actuator from logs of the robot
+  sysid         identify friction, masses, gains and delays of the model from logs of the robot
 
 options:
   -h, --help    this text; `robotrl COMMAND --help` explains a command
@@ -207,6 +209,13 @@ def _score(summary: Mapping[str, Any]) -> tuple[str, str]:
     return f"{summary['mean']:.1f}", f"{summary['ci_low']:.1f} to {summary['ci_high']:.1f}"
 
 
+def _task_score(summary: Mapping[str, Any]) -> str:
+    """Return a task's own score with its interval as text."""
+    if summary["mean"] is None:
+        return "-"
+    return f"{summary['mean']:.4g} ({summary['ci_low']:.4g} to {summary['ci_high']:.4g})"
+
+
 def _evaluate(words: Sequence[str]) -> None:
     parser = _parser(
         "evaluate",
@@ -232,6 +241,7 @@ def _evaluate(words: Sequence[str]) -> None:
     rows = [
         ("return", mean),
         ("95 % interval", interval),
+        *((name, _task_score(score)) for name, score in result["scores"].items()),
         ("episodes", str(result["episodes"])),
         ("per episode", str(result["csv"])),
     ]
@@ -243,12 +253,15 @@ def _evaluate(words: Sequence[str]) -> None:
 def _play(words: Sequence[str]) -> None:
     parser = _parser(
         "play",
-        "Watch a policy or a recorded failure: in a window, or where there is no screen in a browser.",
+        "Watch a policy, a recorded failure or the log of a deployment: in a window, or where there is no\n"
+        "screen in a browser.",
         "play runs/NAME\nplay runs/NAME/bundle --video walk.mp4 --seed 3 --video-grid 3x4\n"
-        "play runs/NAME/failures/step_000000081920_sim_00007.safetensors",
+        "play runs/NAME/failures/step_000000081920_sim_00007.safetensors\n"
+        "play run.mcap --bundle runs/NAME/bundle --video run.mp4",
     )
-    what = "folder of a run or of a bundle, or a file in a run's folder `failures`"
-    parser.add_argument("path", metavar="RUN|BUNDLE|FAILURE", type=Path, help=what)
+    what = "folder of a run or of a bundle, a file in a run's folder `failures`, or a deployment's log"
+    parser.add_argument("path", metavar="RUN|BUNDLE|FAILURE|LOG", type=Path, help=what)
+    parser.add_argument("--bundle", metavar="BUNDLE", type=Path, help="that was deployed, of a log")
     parser.add_argument("--video", metavar="FILE", type=Path, help="record one episode as MP4 instead")
     parser.add_argument("--video-grid", metavar="ROWSxCOLUMNS", help="record many simulations, side by side")
     parser.add_argument("--seed", type=int, default=0, help="seed of the episode (default 0)")
@@ -259,7 +272,7 @@ def _play(words: Sequence[str]) -> None:
         raise UsageError(f"--port must be in 0 to 65535, got {args.port}")
     from robotrl.training.play import play
 
-    play(args.path, args.video, args.seed, args.port, video_grid=args.video_grid)
+    play(args.path, args.video, args.seed, args.port, video_grid=args.video_grid, bundle=args.bundle)
 
 
 def _report(words: Sequence[str]) -> None:
@@ -290,6 +303,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "report": _report,
     "ros2": ros2,
     "actuator-net": actuator_net,
+    "sysid": sysid,
 }
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.terminal import command_parser, print_table, read_key
@@ -50,6 +52,7 @@ def deploy(words: Sequence[str]) -> None:
     from robotrl.deploy.runtime.priority import RUNTIME, real_time
     from robotrl.deploy.runtime.rate import Rate
     from robotrl.deploy.runtime.runtime import Runtime
+    from robotrl.deploy.runtime.statistics import DEPLOYMENTS
 
     limits = Limits() if args.limits is None else read_limits(args.limits)
     bundle = Bundle.load(args.bundle)
@@ -75,7 +78,9 @@ def deploy(words: Sequence[str]) -> None:
                 args.log or Path(f"deploy-{stamp}.mcap"),
             )
             _show_binding(runtime.binding.moved)
-            interrupted = runtime.run(_operator(args, key), args.duration, _StatusLine())
+            screen = Screen(sys.stderr)
+            interrupted = runtime.run(_operator(args, key, screen), args.duration, _StatusLine(screen))
+            screen.close()
         finally:
             robot.close()
     summary = runtime.summary()
@@ -83,6 +88,12 @@ def deploy(words: Sequence[str]) -> None:
     print_table(
         ["deployment", str(args.bundle)], [*summary.rows(), scheduling, ("verdict", summary.verdict())]
     )
+    record = args.bundle.resolve().parent / DEPLOYMENTS / f"{stamp}.json"
+    try:
+        summary.save(record, policy_sha256=contract.policy_sha256, robot=args.robot, created=stamp)
+    except OSError as error:
+        raise RobotrlError(f"cannot write {record}: {error.strerror or error}") from error
+    print(f"kept for `robotrl report`: {record}")
     if summary.events:
         raise RobotrlError(f"a guard had to act: {summary.events[0]}")
     if interrupted:
@@ -184,19 +195,19 @@ def _show_binding(moved: Sequence[tuple[str, str, str]]) -> None:
         print_table(["reordered by name", "the policy's order", "the robot's order"], moved)
 
 
-def _operator(args: argparse.Namespace, key: bytes) -> Operator:
+def _operator(args: argparse.Namespace, key: bytes, screen: Screen) -> Operator:
     from robotrl.deploy.runtime.operator import Automatic, Both, Console, RemoteOperator
 
     if args.yes:
         return Automatic()
     if args.operator is None:
-        return Console(sys.stdin, sys.stderr)
+        return Console(sys.stdin, screen)
     remote = RemoteOperator(*_host_port(args.operator), key)
     # without a terminal the end of the input is not a person who left
-    return Both(remote, Console(sys.stdin, sys.stderr)) if sys.stdin.isatty() else remote
+    return Both(remote, Console(sys.stdin, screen)) if sys.stdin.isatty() else remote
 
 
-@contextmanager
+@contextlib.contextmanager
 def robot_address(robot: str, bundle: Path) -> Iterator[str]:
     """Give a robot's address; a simulated one lives as long as it is used.
 
@@ -224,11 +235,44 @@ def robot_address(robot: str, bundle: Path) -> Iterator[str]:
         process.stdout.close()
 
 
+class Screen:
+    """Writes from another thread: a terminal that is held up (Ctrl-S) must not hold up the loop.
+
+    What it cannot take in time is left out.
+
+    Args:
+        stream: to write to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._waiting: queue.Queue[str | None] = queue.Queue(100)
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        """Write soon."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait(text)
+
+    def close(self) -> None:
+        """Write what is left, for a second at most."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        self._thread.join(1.0)
+
+    def _drain(self) -> None:
+        with contextlib.suppress(OSError):  # nobody looks any more
+            while (text := self._waiting.get()) is not None:
+                self._stream.write(text)
+                self._stream.flush()
+
+
 class _StatusLine:
     """Keeps one line of the terminal up to date; where there is none, writes a line for every new state."""
 
-    def __init__(self) -> None:
-        self._last = ""
+    def __init__(self, screen: Screen) -> None:
+        self._last, self._screen = "", screen
         self._live = sys.stderr.isatty()
 
     def __call__(self, status: Status) -> None:
@@ -238,11 +282,10 @@ class _StatusLine:
         if not self._live:
             if head + ask != self._last:
                 self._last = head + ask
-                sys.stderr.write(f"{head.strip()}  {ask}\n")
+                self._screen.write(f"{head.strip()}  {ask}\n")
             return
         numbers = (
             f"{status.policy_s:7.1f} s  readings {1e3 * status.age_s:5.1f} ms old  "
             f"late {1e3 * status.lateness_s:6.2f} ms  overruns {status.overruns}"
         )
-        sys.stderr.write(f"\r\033[K{head} {numbers}  {ask}")
-        sys.stderr.flush()
+        self._screen.write(f"\r\033[K{head} {numbers}  {ask}")

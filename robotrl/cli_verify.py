@@ -71,7 +71,9 @@ robustness.png. Exit code 1 if a check fails.""",
         "verify runs/NAME/bundle --sim cpu,warp",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder of a bundle")
-    parser.add_argument("--sim", metavar="S,S", help="simulators of fresh episodes: cpu, warp (default cpu)")
+    parser.add_argument(
+        "--sim", metavar="S,S", help="simulators of fresh episodes: cpu, warp (a GPU), warp_cpu (default cpu)"
+    )
     parser.add_argument(
         "--episodes", metavar="N", type=int, help=f"fresh episodes behind every mean (default {_EPISODES})"
     )

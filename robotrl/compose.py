@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -19,7 +21,10 @@ from robotrl.core import config
 from robotrl.core.catalog import GROUPS, available
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.paths import CONFIGS
-from robotrl.core.schema import first_line
+from robotrl.core.schema import first_line, read_yaml
+
+# what a realism section of the user's is called inside Hydra
+_STORED = "file_of_the_user"
 
 
 def compose(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> config.TrainConfig:
@@ -62,7 +67,7 @@ def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _compose(overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
-    words, foreign = _split_foreign(overrides)
+    words, foreign = _split_foreign(_with_stored_realism(overrides))
     with _plain_errors(), _own_hydra():
         composed = hydra.compose("train", [_forced(word) for word in words], return_hydra_config=True)
         choices = composed.hydra.runtime.choices
@@ -72,6 +77,24 @@ def _compose(overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
         merged = OmegaConf.merge(names, foreign, document, dict(values))
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _with_stored_realism(overrides: Sequence[str]) -> list[str]:
+    """Give Hydra a realism section of the user's, `realism=FILE.yaml`, as if it were one of ours.
+
+    Raises:
+        UsageError: there is no such file or it is no YAML of keys and values.
+    """
+    words = list(overrides)
+    for i, word in enumerate(words):
+        key, _, value = word.partition("=")
+        file = Path(value.strip("'\""))
+        if key != "realism" or file.suffix not in (".yaml", ".yml"):
+            continue
+        section = read_yaml(file, "realism section")
+        ConfigStore.instance().store(group="realism", name=_STORED, node=section, package="task.realism")
+        words[i] = f"realism={_STORED}"
+    return words
 
 
 def _split_foreign(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

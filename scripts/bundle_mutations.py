@@ -227,12 +227,17 @@ def _changed(contract: Any, copy: Copy) -> Any:
                 node.append(node[key])
             elif how == 2 and isinstance(node, list):
                 node.reverse()
-            elif how == 3 and isinstance(node[key], int | float) and not isinstance(node[key], bool):
+            elif how == 3 and _is_moderate(node[key]):
                 node[key] = node[key] * copy.choice([0, -1, 2, 0.5, 1 + 1e-9, 1e9])
             else:
                 node[key] = copy.choice(WEIRD)
             break
     return contract
+
+
+def _is_moderate(value: Any) -> bool:
+    """Return whether a value is a number that can be multiplied by a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def attempt(path: Path, rng: np.random.Generator) -> str:

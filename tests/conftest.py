@@ -38,6 +38,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return exporter(tmp_path_factory.mktemp("bundles"))
 
 
+@pytest.fixture(scope="session")
+def generative(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], tuple[Any, Path]]:
+    """Kind of policy that decides from noise, horizon -> policy and its bundle, which no test changes."""
+    from generative_bundles import exporter
+
+    return exporter(tmp_path_factory.mktemp("generative"))
+
+
 @pytest.fixture
 def bundle(exported: Callable[[str], tuple[Any, Path]], tmp_path: Path) -> Path:
     """A copy of a bundle that a test may damage."""

@@ -41,10 +41,11 @@ ALLOWED = {
     "cli_export": {"core", "terminal", "training"},
     "cli_ros2": {"core", "terminal", "export"},
     "cli_simulate_robot": {"core", "terminal", "deploy", "training"},
+    "cli_sysid": {"core", "terminal", "training"},
     "cli_verify": {"core", "terminal", "export", "training"},
     "cli": {
         "core", "compose", "envs", "training", "terminal", "cli_actuator_net", "cli_collect", "cli_deploy",
-        "cli_export", "cli_ros2", "cli_simulate_robot", "cli_verify", "",
+        "cli_export", "cli_ros2", "cli_simulate_robot", "cli_sysid", "cli_verify", "",
     },
     "gym": {"compose", "envs"},
     "registration": {"core"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,16 +18,18 @@ import pytest
 import torch
 from arm_task import JOINTS, ArmTask
 from bundles import make_policy
-from runtime_common import free_port
+from runtime_common import free_port, udp_server
 
 from robotrl.cli import main
+from robotrl.cli_deploy import Screen
+from robotrl.core.errors import RobotrlError
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.runtime.binding import bind
 from robotrl.deploy.runtime.log_reader import read_log
 from robotrl.deploy.runtime.robots.robot import KD, KP, POSITION, Command
 from robotrl.export.bundle import export_policy
 from robotrl.policies.gaussian import GaussianPolicy
-from robotrl.training.simulated_robot import SimulatedRobot, Troubles
+from robotrl.training.simulated_robot import SimulatedRobot, Troubles, serve
 
 TESTS = Path(__file__).parent
 
@@ -106,6 +109,10 @@ def test_a_policy_on_the_simulated_robot_from_arm_to_verdict(arm: Path, limits: 
     code, out, err = run("deploy", str(arm), *words, cwd=tmp_path)
     assert code == 0, out + err
     assert "2.0 s at 50 Hz" in out and "the policy commanded for 2 s only, 5 s tell something" in out
+    (record,) = (arm.parent / "deployments").iterdir()
+    kept = json.loads(record.read_text())
+    assert kept["policy_sha256"] == Bundle.load(arm).contract.policy_sha256
+    assert ["under the policy", "2.0 s at 50 Hz"] in kept["rows"] and "2 s only" in kept["doubts"][-1]
     assert [line.split()[0] for line in err.splitlines()][-2:] == ["POLICY", "DAMPING"]
     log = read_log(tmp_path / "run.mcap")
     held = np.array([state == "HOLD" for state in log.states])
@@ -262,6 +269,31 @@ def test_a_simulated_robot_ends_with_who_started_it(arm: Path, tmp_path: Path) -
         assert robot.wait(timeout=60) == 0  # its parent is this process, not 1
     with pytest.raises(ValueError, match="noise must be at least 0"):
         Troubles(noise=-1.0)
+
+
+def test_a_terminal_that_is_held_up_holds_up_nobody() -> None:
+    ours, theirs = os.pipe()
+    full = os.fdopen(theirs, "w")
+    screen = Screen(full)
+    began_s = time.monotonic()
+    for _ in range(300):
+        screen.write("x" * 1000)  # nobody reads: after 64 kB a write waits for ever
+    assert time.monotonic() - began_s < 1.0
+    assert os.read(ours, 10) == b"x" * 10
+    os.close(ours)  # whoever still writes is told
+    screen.close()
+    assert not screen._thread.is_alive()
+    with contextlib.suppress(OSError):
+        full.close()
+
+
+def test_a_machine_that_is_too_slow_says_so(arm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = simulated(arm)
+    monkeypatch.setattr(slow, "advance", lambda periods: time.sleep(2.5 * slow.period_s))
+    server, _ = udp_server(made=slow.layout)
+    with pytest.raises(RobotrlError, match="too slow to simulate the robot in real time"):
+        serve(slow, server, Troubles(), lambda: False)
+    server.close()
 
 
 def test_a_stopped_deployment_is_damped_in_its_stated_time(arm: Path, limits: str, tmp_path: Path) -> None:

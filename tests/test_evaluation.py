@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from tiny_runs import overrides
 from robotrl.compose import compose
 from robotrl.core.config import SEEDS, evaluation_seed
 from robotrl.envs.vec_env import VecEnv
+from robotrl.tasks.aerial.quadrotor_juggle import QuadrotorJuggle
 from robotrl.training import train as train_module
-from robotrl.training.evaluation import Evaluation, evaluate, evaluate_run
+from robotrl.training.evaluation import Evaluation, evaluate, evaluate_run, save_evaluation
 from robotrl.training.metrics import read_metrics
 from robotrl.training.run_folder import RunFolder
 from robotrl.training.train import make_loop, train
@@ -55,6 +57,26 @@ class FirstObservation:
     def act(self, obs, deterministic, rng):
         self.seen = obs["policy"].clone() if self.seen is None else self.seen
         return self.idle
+
+
+@dataclass
+class Flown(QuadrotorJuggle):
+    """Every episode lasts until something has fallen; the score is how long that took, s."""
+
+    def scores(self, sim):
+        return {"flown": sim.data("time").clone()}
+
+
+def test_scores_are_those_of_the_episodes_they_are_listed_with(tmp_path):
+    task = Flown()
+    env = VecEnv(task, 20)
+    result = evaluate(FirstObservation(env), task, 20, seed=3)
+    assert len(set(result.lengths)) > 3
+    np.testing.assert_allclose(result.scores["flown"], 0.02 * result.lengths, rtol=1e-5)
+    summary = save_evaluation(tmp_path, result, seed=3, env_steps=0)
+    assert summary["scores"]["flown"]["mean"] == pytest.approx(0.02 * result.lengths.mean(), rel=1e-5)
+    header, row, *_ = (tmp_path / "episodes.csv").read_text().splitlines()
+    assert header.endswith(",valid,flown") and float(row.split(",")[-1]) == result.scores["flown"][0]
 
 
 def test_no_training_draws_what_an_evaluation_draws(monkeypatch):

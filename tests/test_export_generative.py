@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from bundles import CHECKS, failed
-from generative_bundles import CASES, TASK, exporter, make
+from generative_bundles import CASES, TASK, make
 from test_verify import forge
 
 from robotrl.core.errors import RobotrlError, UsageError
@@ -20,11 +20,6 @@ from robotrl.export.noise import SettledNoise
 from robotrl.export.verify import verify_bundle
 from robotrl.policies.gaussian import GaussianPolicy
 from robotrl.policies.latent import LatentPolicy
-
-
-@pytest.fixture(scope="module")
-def generative(tmp_path_factory):
-    return exporter(tmp_path_factory.mktemp("generative"))
 
 
 @pytest.mark.parametrize(("kind", "horizon"), CASES)

@@ -55,6 +55,36 @@ def test_one_draw_for_several_objects_and_chosen_columns() -> None:
     np.testing.assert_array_equal(friction[0, :, 1:], sim.model.geom_friction[:, 1:])
 
 
+SERVOS = """
+<mujoco>
+  <worldbody><body><joint name="a"/><joint name="b"/><geom size="0.1"/></body></worldbody>
+  <actuator>
+    <position name="a" joint="a" kp="10" kv="1"/><position name="b" joint="b" kp="20" kv="2"/>
+    <motor name="c" joint="b"/>
+  </actuator>
+</mujoco>
+"""
+
+
+def test_gains_of_servos_are_one_quantity_each() -> None:
+    sim = BatchSim(mujoco.MjModel.from_xml_string(SERVOS), N, num_threads=1)
+    kp = FieldRandomization("actuator_kp", (0.5, 1.5), names="a|b")
+    kd = FieldRandomization("actuator_kd", (0.2, 0.4), op=Op.SET, names="b")
+    randomized(sim, kp=kp, kd=kd)
+    gain, bias = sim.param("actuator_gainprm").numpy(), sim.param("actuator_biasprm").numpy()
+    np.testing.assert_array_equal(bias[:, :2, 1], -gain[:, :2, 0])
+    assert stats.kstest(gain[:, 1, 0] / 20, stats.uniform(0.5, 1.0).cdf).pvalue > 1e-3
+    assert stats.kstest(-bias[:, 1, 2], stats.uniform(0.2, 0.2).cdf).pvalue > 1e-3
+    np.testing.assert_array_equal(bias[:, 0, 2], -1.0)
+    for item, message in (
+        (FieldRandomization("actuator_kp", (0.5, 1.5)), "'c' is no position servo"),
+        (FieldRandomization("actuator_kp", (0.5, 1.5), names="a", columns=[0]), "give no columns"),
+        (FieldRandomization("actuator_kd", (-1, 1), op=Op.SET, names="a"), "must not be negative"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            randomized(sim, item=item)
+
+
 def test_log_uniform_and_normal_draws() -> None:
     sim = make_sim()
     randomized(

@@ -241,10 +241,40 @@ def test_it_is_declared_in_yaml_and_on_the_command_line(tmp_path: Path) -> None:
     assert config.from_yaml(path).task == resolved.task
 
 
+def test_a_section_of_ones_own_is_named_by_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "my robot.yaml"
+    file.write_text(
+        "randomize: {m: {field: body_mass, range: [0.9, 1.1]}, d: {field: dof_damping, range: [1, 2]}}"
+    )
+    words = [
+        "task=walker_walk",
+        "algorithm=ppo",
+        f"realism={file}",
+        "task.realism.randomize.m.range=[0.5,2.0]",
+    ]
+    randomize = compose(words).task.realism.randomize
+    # as with a name, what else is on the command line wins
+    assert list(randomize["m"].range) == [0.5, 2.0] and list(randomize["d"].range) == [1.0, 2.0]
+    # it takes the place of a named section, and leaves nothing behind
+    assert "d" not in compose([*words[:2], "realism=typical"]).task.realism.randomize
+    for content, message in (
+        ("a: [", "is not a realism section"),
+        ("- a", "expected keys and values"),
+        ("randomise: {}", "'randomize'"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UsageError, match=message):
+            compose(words[:3])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["realism=typicl"], "did you mean 'typical'"),
+        (
+            ["realism=none.yaml"],
+            "cannot read the realism section none.yaml: No such file",
+        ),
         (["task.realism.randomise={}"], "did you mean 'randomize'"),
         (["task.realism.randomize.m={field: body_mass}"], "range must be given"),
         (["task.realism.randomize.m={field: body_mass, range: [2, 1]}"], "upside down"),

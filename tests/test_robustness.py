@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from robotrl.cli import main
 from robotrl.core.errors import RobotrlError, UsageError
@@ -129,7 +130,8 @@ def test_what_has_to_hold() -> None:
     assert passed(scores(100.0)[0], required_delay_margin_s=0.02) == [True, True, False]
 
 
-def test_the_bundle_scores_what_its_policy_does(trained: Path) -> None:
+def test_the_bundle_scores_what_its_policy_does(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     policy, config = load_policy_and_config(trained)
     assert isinstance(config.task, Pendulum)
     told: list[str] = []
@@ -143,6 +145,7 @@ def test_the_bundle_scores_what_its_policy_does(trained: Path) -> None:
     assert [line.partition(":")[0] for line in told] == ["cpu", "mass 0.5"]
     for sims, episodes, message in (
         (["gpu"], 2, "unknown simulator 'gpu'"),
+        (["cpu", "warp"], 2, "--sim warp needs a CUDA GPU and torch sees none: use cpu, or warp_cpu"),
         (["cpu"], 1, "--episodes must be at least 2, got 1"),
     ):
         with pytest.raises(RobotrlError, match=message):

@@ -1,4 +1,4 @@
-"""The scripts that gather results: what they write is complete and says nothing of the machine's folders."""
+"""The scripts that gather results: what they write is complete, true and free of the machine's folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from robotrl.compose import compose
 from robotrl.training.run_folder import RunFolder, write_json
 
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
+import bench_juggle
 import collect_runs
+from bench_juggle import CONDITIONS
 
 
 def finished_run(root: Path, seed: int, mean: float | None) -> RunFolder:
@@ -74,3 +76,16 @@ def test_paths_in_a_command_are_shortened() -> None:
     command = "robotrl train --resume /home/me/work/runs/a/b/c target=x.Y hidden=[/opt/a,/home/me/work/b]"
     short = collect_runs.without_machine_paths(command, Path("/home/me/work"))
     assert short == "robotrl train --resume runs/a/b/c target=x.Y hidden=[a,b]"
+
+
+def test_what_juggling_calls_unseen_was_not_in_its_training() -> None:
+    conditions = {name: compose([*bench_juggle.FINE, *words]).task for name, words in CONDITIONS.items()}
+    trained, unseen = conditions["training"].realism, conditions["unseen"].realism
+    assert trained == compose(["recipe=juggle_ppo"]).task.realism
+    assert unseen.actuator_delays["link"].range_s[0] >= trained.actuator_delays["link"].range_s[1]
+    assert unseen.restitution["ball"].range[0] < trained.restitution["ball"].range[0]
+    for name in ("ball", "speeds"):
+        assert unseen.observation_noise[name].std > trained.observation_noise[name].std
+    assert unseen.action_noise > trained.action_noise
+    assert conditions["light"].realism == unseen and conditions["light"].ball_mass_kg == 0.005
+    assert all(task.physics_dt_s == 0.001 for task in conditions.values())

@@ -15,14 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from robotrl.core import checks
 from robotrl.core.catalog import GROUPS
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.core.schema import fill, first_line, load_target, path_of, plain, schema_of, unknown_key
+from robotrl.core.schema import (
+    fill,
+    first_line,
+    load_target,
+    path_of,
+    plain,
+    read_yaml,
+    schema_of,
+    unknown_key,
+)
 
 SEEDS = 2**30
 """Seeds are at least 0 and below this: torch's generators keep the low 32 bits of a seed only."""
@@ -235,14 +243,7 @@ def from_yaml(path: Path) -> TrainConfig:
     Raises:
         RobotrlError: the file is missing, damaged or does not describe a run.
     """
-    try:
-        document = OmegaConf.load(path)
-    except OSError as error:
-        raise RobotrlError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise RobotrlError(f"{path} is not a configuration: {first_line(error)}") from error
-    if not isinstance(document, DictConfig):
-        raise RobotrlError(f"{path} is not a configuration: expected keys and values")
+    document = read_yaml(path, "configuration", RobotrlError)
     try:
         return resolve(document)
     except UsageError as error:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from robotrl.core.errors import UsageError, nearest
+from robotrl.core.errors import RobotrlError, UsageError, nearest
 from robotrl.core.paths import ASSETS
 
 
@@ -67,6 +68,28 @@ def schema_of(target: Any, kind: str) -> type:
         wanted = "be a dataclass" if kind == "task" else "have a `config_class` that is a dataclass"
         raise UsageError(f"{kind} target {path_of(target)!r} must {wanted}")
     return schema
+
+
+def read_yaml(path: Path, noun: str, kind: type[RobotrlError] = UsageError) -> DictConfig:
+    """Read a YAML file of keys and values.
+
+    Args:
+        path: of the file.
+        noun: what it should be, for messages.
+        kind: error to raise.
+
+    Raises:
+        RobotrlError: of that kind: the file is missing or something else.
+    """
+    try:
+        document = OmegaConf.load(path)
+    except OSError as error:
+        raise kind(f"cannot read the {noun} {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise kind(f"{path} is not a {noun}: {first_line(error)}") from error
+    if not isinstance(document, DictConfig):
+        raise kind(f"{path} is not a {noun}: expected keys and values")
+    return document
 
 
 def fill(schema: type, given: Mapping[str, Any], section: str) -> Any:

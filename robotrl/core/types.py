@@ -129,8 +129,8 @@ class Step:
             the same tensor as `obs` where no episode ended.
         valid: (N,) bool, False where the simulation failed: the transition must not be learned from.
         log: what to log, name -> float32: `reward/total` and, where there are several terms,
-            `reward/<term>` of this step, (N,); `episode/return` and `episode/length` of the K whole
-            episodes that ended in it, (K,).
+            `reward/<term>` of this step, (N,); `episode/return`, `episode/length` and the task's own
+            scores of the K whole episodes that ended in it, (K,).
     """
 
     obs: Obs

@@ -17,6 +17,7 @@ from robotrl.sim.height_fields import TerrainDraws
 from robotrl.sim.latency import Delays
 from robotrl.sim.network_actuators import NetworkActuators
 from robotrl.sim.randomization import Randomizer
+from robotrl.sim.restitution import Restitutions
 from robotrl.sim.sim import Sim
 from robotrl.sim.variant_sim import VariantSim
 from robotrl.tasks.realism import Measure, Realism, set_parameter
@@ -57,6 +58,7 @@ class Effects:
         self._low, self._high = action_low, action_high
         self._terrain = TerrainDraws(sim, realism.terrain) if realism.terrain.shapes else None
         self._randomizer = Randomizer(sim, realism.randomize, control_dt_s)
+        self._restitutions = Restitutions(sim, realism.restitution)
         self._delays = Delays(sim, realism.actuator_delays, realism.sensor_delays)
         self._disturbances = Disturbances(sim, realism.pushes, realism.kicks, control_dt_s)
         self._networks = NetworkActuators(sim, realism.actuators)
@@ -79,6 +81,7 @@ class Effects:
         if self._terrain is not None:
             self._terrain.reset(ids, self._rng)
         self._randomizer.reset(ids, self._rng)
+        self._restitutions.reset(ids, self._rng)
         self._delays.reset(ids, self._rng)
         self._disturbances.reset(ids, self._rng)
 

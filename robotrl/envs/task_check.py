@@ -46,7 +46,7 @@ def check_rewards(task: Task, sim: Sim, action: Tensor) -> None:
         action: (N, A) any commands.
 
     Raises:
-        UsageError: a reward term, the end states or the successes are not (N,).
+        UsageError: a reward term, the end states, the successes or a score are not (N,).
     """
     task.before_step(sim)
     rewards = task.reward_terms(sim, action)
@@ -57,6 +57,7 @@ def check_rewards(task: Task, sim: Sim, action: Tensor) -> None:
         "terminated must return a value": task.terminated(sim),
         "success must return a value": task.success(sim),
     }
+    values |= {f"scores must return {name}": score for name, score in task.scores(sim).items()}
     for what, value in values.items():
         if value is not None and value.shape != (sim.num_envs,):
             raise UsageError(

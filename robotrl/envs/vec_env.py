@@ -196,6 +196,8 @@ class VecEnv:
                 success = success.cpu()[counted]
                 log["episode/success"] = success.float()
                 self._effects.episodes_ended(success)
+            for name, score in self.task.scores(self.sim).items():
+                log[f"episode/{name}"] = score.cpu()[counted].float()
         return log
 
     def _reset(self, ids: Tensor) -> None:

@@ -99,8 +99,14 @@ def statements(step: Operation, inputs: Sequence[Array | None], output: Array) -
             )
     if step.kind in _ELEMENTWISE:
         template = _ELEMENTWISE[step.kind]
+        operands = [x for x in inputs if x is not None]
+        if f"{{{len(operands) - 1}}}" not in template or f"{{{len(operands)}}}" in template:
+            raise RobotrlError(
+                "the network cannot be written as C: there is no C for operator "
+                f"{step.kind} of {len(operands)} operands"
+            )
         alpha = literal(step.attributes.get("alpha", 0.01 if step.kind == "LeakyRelu" else 1.0))
-        return _elementwise(template.replace("{alpha}", alpha), [x for x in inputs if x is not None], output)
+        return _elementwise(template.replace("{alpha}", alpha), operands, output)
     if step.kind not in _OTHERS:
         raise RobotrlError(
             f"the network cannot be written as C: there is no C for operator {step.kind}; "
@@ -304,6 +310,8 @@ def _argmax(step: Operation, inputs: Sequence[Array | None], output: Array) -> l
 def _gather_elements(step: Operation, inputs: Sequence[Array | None], output: Array) -> list[str]:
     x, index = inputs
     assert x is not None and index is not None
+    if index.value is not None and (index.value < 0).any():
+        raise RobotrlError("the network cannot be written as C: operator GatherElements counts from the end")
     axis = step.attributes.get("axis", 0) % len(x.shape)
     along = [0 if d == axis else stride for d, stride in enumerate(x.strides)]
 

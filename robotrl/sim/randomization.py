@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from robotrl.core.errors import UsageError
-from robotrl.sim.draws import Distribution, Timer, When, check_range, draw, matching
-from robotrl.sim.model_fields import compiled_values
+from robotrl.sim.draws import Distribution, Timer, When, check_range, draw
+from robotrl.sim.model_fields import NOT_NEGATIVE, Part, compiled_values, parts_of, rows_of
 from robotrl.sim.sim import Sim
 
 
@@ -34,7 +34,8 @@ class FieldRandomization:
     """One field of the model, drawn per simulation."""
 
     field: str
-    """MjModel field ("body_mass", "geom_friction", "opt.gravity", ...), in MuJoCo's units."""
+    """MjModel field ("body_mass", "geom_friction", "opt.gravity", ...), in MuJoCo's units; also "actuator_kp"
+    and "actuator_kd", the gains of position servos."""
     range: tuple[float, float]
     """Lower and upper end of the draws; mean and standard deviation for `normal`."""
     op: Op = Op.SCALE
@@ -76,33 +77,12 @@ class FieldRandomization:
             raise UsageError(f"{self.field}: a log_uniform range must lie above 0, got {list(self.range)}")
 
 
-# a field's prefix says whose rows it has
-_OBJECTS = {
-    "body": ("nbody", mujoco.mjtObj.mjOBJ_BODY),
-    "jnt": ("njnt", mujoco.mjtObj.mjOBJ_JOINT),
-    "geom": ("ngeom", mujoco.mjtObj.mjOBJ_GEOM),
-    "site": ("nsite", mujoco.mjtObj.mjOBJ_SITE),
-    "cam": ("ncam", mujoco.mjtObj.mjOBJ_CAMERA),
-    "light": ("nlight", mujoco.mjtObj.mjOBJ_LIGHT),
-    "mat": ("nmat", mujoco.mjtObj.mjOBJ_MATERIAL),
-    "pair": ("npair", mujoco.mjtObj.mjOBJ_PAIR),
-    "eq": ("neq", mujoco.mjtObj.mjOBJ_EQUALITY),
-    "tendon": ("ntendon", mujoco.mjtObj.mjOBJ_TENDON),
-    "actuator": ("nu", mujoco.mjtObj.mjOBJ_ACTUATOR),
-    "sensor": ("nsensor", mujoco.mjtObj.mjOBJ_SENSOR),
-}
 _REFUSED = {
     "actuator_delay": "its buffer must be sized before the model is compiled: use actuator_delays",
     "sensor_delay": "its buffer must be sized before the model is compiled: use sensor_delays",
     "opt.timestep": "the control rate would differ between simulations",
     "opt.integrator": "it is not a quantity",
 }
-_NOT_NEGATIVE = (
-    "body_mass", "body_inertia", "geom_size", "geom_friction", "dof_damping", "dof_armature",
-    "dof_frictionloss", "jnt_stiffness", "tendon_damping", "tendon_stiffness", "tendon_frictionloss",
-    "actuator_armature", "actuator_damping", "opt.density", "opt.viscosity",
-)  # fmt: skip
-
 
 # fields that can turn what MuJoCo compiled as a "simple" body, with a diagonal inertia, into a general one
 _BODY_SHAPES = ("body_ipos", "body_iquat", "jnt_pos", "jnt_axis")
@@ -134,13 +114,14 @@ class Randomizer:
     def __init__(self, sim: Sim, items: dict[str, FieldRandomization], dt_s: float) -> None:
         self._sim = sim
         self._items = {name: _Item(sim, name, spec, dt_s) for name, spec in items.items()}
-        self._fields: dict[str, list[_Item]] = {}
+        self._fields: dict[str, list[tuple[_Item, Part]]] = {}
         for item in self._items.values():
-            self._fields.setdefault(item.spec.field, []).append(item)
+            for part in item.parts:
+                self._fields.setdefault(part.field, []).append((item, part))
         # per model of the simulator's
         self._nominal = {field: _nominal(sim, field) for field in self._fields}
         for item in self._items.values():
-            item.check_extremes(self._nominal[item.spec.field])
+            item.check_extremes(self._nominal[item.parts[0].field])
         inputs = mujoco.MjModel._setconst_inputs
         self._feed_constants = any(field in inputs or field.startswith("opt.") for field in self._fields)
         self._timed = [item for item in self._items.values() if item.timer is not None]
@@ -158,15 +139,15 @@ class Randomizer:
             ids = item.timer.due(rng)
             if len(ids):
                 item.draw(ids, rng)
-                self._write([item.spec.field], ids)
+                self._write([part.field for part in item.parts], ids)
 
     def _write(self, fields: list[str], ids: Tensor) -> None:
         for field in fields:
             values = self._nominal[field][self._sim.chosen[ids]]
-            for item in self._fields[field]:
-                item.apply(values, ids)
+            for item, part in self._fields[field]:
+                item.apply(values, ids, part)
             param = self._sim.param(field)
-            rows = torch.cat([item.rows for item in self._fields[field]]).unique()
+            rows = torch.cat([item.rows for item, _ in self._fields[field]]).unique()
             flat = param.view(self._sim.num_envs, *values.shape[1:])
             flat[ids.unsqueeze(1), rows] = values[:, rows].to(param)
         if self._feed_constants:
@@ -187,13 +168,14 @@ class _Item:
 
     def __init__(self, sim: Sim, name: str, spec: FieldRandomization, dt_s: float) -> None:
         self.spec, self.where = spec, f"randomize.{name}"
-        nominal = _nominal(sim, spec.field, self.where)
-        self.rows = torch.tensor(_rows(sim.model, spec, self.where))
-        width = nominal.shape[2]
-        columns = list(range(width)) if spec.columns is None else spec.columns
-        if not columns or not all(0 <= column < width for column in columns):
+        parts = parts_of(spec.field, spec.columns, self.where)
+        width = _nominal(sim, parts[0].field, self.where).shape[2]
+        self.rows = torch.tensor(rows_of(sim.model, spec.field, spec.names, self.where))
+        self.parts = [part._replace(columns=part.columns or tuple(range(width))) for part in parts]
+        columns = self.parts[0].columns
+        assert columns is not None
+        if spec.columns == [] or not all(0 <= column < width for column in columns):
             raise UsageError(f"{self.where}: {spec.field} has columns 0 to {width - 1}, got {spec.columns}")
-        self._columns = torch.tensor(columns)
         shape = (1, 1) if spec.shared else (len(self.rows), len(columns))
         self._draws = torch.zeros(sim.num_envs, *shape, dtype=torch.float64)
         self._drawn_once = torch.zeros(sim.num_envs, dtype=torch.bool)
@@ -211,10 +193,10 @@ class _Item:
         shape = (len(ids), *self._draws.shape[1:])
         self._draws[ids] = draw(shape, self.spec.range, self.spec.distribution, rng)
 
-    def apply(self, values: Tensor, ids: Tensor) -> None:
+    def apply(self, values: Tensor, ids: Tensor, part: Part) -> None:
         """Change the chosen rows and columns of (n, rows, columns) values in place."""
-        rows = self.rows.unsqueeze(1)
-        values[:, rows, self._columns] = self._combine(values[:, rows, self._columns], self._draws[ids])
+        chosen = (slice(None), self.rows.unsqueeze(1), torch.tensor(part.columns))
+        values[chosen] = part.sign * self._combine(part.sign * values[chosen], self._draws[ids])
 
     def _combine(self, values: Tensor, draws: Tensor) -> Tensor:
         if self.spec.op is Op.SCALE:
@@ -223,9 +205,10 @@ class _Item:
 
     def check_extremes(self, nominal: Tensor) -> None:
         """Refuse ranges that would make a mass, size or damping negative."""
-        if self.spec.field not in _NOT_NEGATIVE or self.spec.distribution is Distribution.NORMAL:
+        if self.spec.field not in NOT_NEGATIVE or self.spec.distribution is Distribution.NORMAL:
             return
-        chosen = nominal[:, self.rows.unsqueeze(1), self._columns]
+        part = self.parts[0]
+        chosen = part.sign * nominal[:, self.rows.unsqueeze(1), torch.tensor(part.columns)]
         lowest = min(
             float(self._combine(chosen, torch.full((1, 1, 1), float(end), dtype=torch.float64)).min())
             for end in self.spec.range
@@ -260,25 +243,3 @@ def _nominal(sim: Sim, field: str, where: str = "randomize") -> Tensor:
     values = compiled_values(sim, field).double()
     rows = 1 if field.startswith("opt.") or values.ndim == 1 else values.shape[1]
     return values.reshape(len(values), rows, -1)
-
-
-def _rows(model: mujoco.MjModel, spec: FieldRandomization, where: str) -> list[int]:
-    """Return the rows of the objects whose names match."""
-    if spec.field.startswith("opt."):
-        return [0]
-    if spec.field.startswith("dof_") or spec.field.startswith("qpos"):
-        joints = matching(spec.names, _names(model, "jnt"), "joint", where)
-        starts = model.jnt_dofadr if spec.field.startswith("dof_") else model.jnt_qposadr
-        ends = [*starts[1:], model.nv if spec.field.startswith("dof_") else model.nq]
-        return [row for joint in joints for row in range(int(starts[joint]), int(ends[joint]))]
-    prefix = spec.field.partition("_")[0]
-    if prefix not in _OBJECTS:
-        raise UsageError(
-            f"{where}: {spec.field} has no named rows; fields of {', '.join(_OBJECTS)}, dof, qpos0 and opt do"
-        )
-    return matching(spec.names, _names(model, prefix), prefix, where)
-
-
-def _names(model: mujoco.MjModel, prefix: str) -> list[str]:
-    count, kind = _OBJECTS[prefix]
-    return [mujoco.mj_id2name(model, kind, i) or "" for i in range(getattr(model, count))]

@@ -26,6 +26,7 @@ from robotrl.sim.draws import check_range
 from robotrl.sim.height_fields import fill, replace_floor
 from robotrl.sim.latency import Delay, size_buffers
 from robotrl.sim.randomization import FieldRandomization, keep_bodies_general
+from robotrl.sim.restitution import Restitution, make_bouncy
 from robotrl.sim.terrain import Terrain
 
 
@@ -111,6 +112,8 @@ class Realism:
     """Actuators replaced by what drives the real joints."""
     randomize: dict[str, FieldRandomization] = field(default_factory=dict)
     """Model fields that differ between simulations."""
+    restitution: dict[str, Restitution] = field(default_factory=dict)
+    """How high geoms bounce."""
     actuator_delays: dict[str, Delay] = field(default_factory=dict)
     """Time between a command and its effect."""
     sensor_delays: dict[str, Delay] = field(default_factory=dict)
@@ -164,6 +167,7 @@ class Realism:
             replace_floor(spec, self.terrain)
             replace_actuators(spec, self.actuators)
             keep_bodies_general(spec, self.randomize)
+            make_bouncy(spec, self.restitution)
             size_buffers(spec, self.actuator_delays, self.sensor_delays)
         except UsageError as error:
             raise UsageError(f"realism.{error}") from error

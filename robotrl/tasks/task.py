@@ -106,6 +106,10 @@ class Task(_Options, ABC):
         """Return (N,) bool, whether an episode that ends now counts as a success; None for no such notion."""
         return None
 
+    def scores(self, sim: Sim) -> dict[str, Tensor]:
+        """Return named (N,) results of episodes that end now: logged and evaluated as the return is."""
+        return {}
+
     def expert(self, sim: Sim) -> Tensor | None:
         """Return what a scripted demonstrator would do now, or None for a task that has none.
 

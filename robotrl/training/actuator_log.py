@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from robotrl.core.errors import RobotrlError, UsageError, nearest
+from robotrl.core.errors import UsageError, nearest
+from robotrl.training.csv_log import read_number, read_rows
 
 COLUMNS = ("time_s", "command_rad", "position_rad", "velocity_rad_s", "torque_nm")
 
@@ -41,20 +41,12 @@ def read_log(path: Path) -> ActuatorLog:
     Raises:
         UsageError: the file is missing or no such log; the message names the row of the file.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            header = [name.strip() for name in next(rows, [])]
-            places = [_place(path, header, name) for name in COLUMNS]
-            values = [
-                _numbers(path, number, row, places, len(header)) for number, row in enumerate(rows, 2) if row
-            ]
-    except FileNotFoundError as error:
-        raise UsageError(f"log {path} does not exist") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"log {path} is not a CSV file in UTF-8: {error}") from error
-    except OSError as error:
-        raise RobotrlError(f"cannot read log {path}: {error}") from error
+    header, rows = read_rows(path)
+    places = [_place(path, header, name) for name in COLUMNS]
+    values = [
+        [read_number(path, number, name, row[place]) for name, place in zip(COLUMNS, places, strict=True)]
+        for number, row in rows
+    ]
     if len(values) < 2:
         raise UsageError(f"log {path} has {len(values)} rows of numbers, it needs at least 2")
     time, command, position, velocity, torque = np.array(values).T
@@ -68,21 +60,6 @@ def _place(path: Path, header: list[str], name: str) -> int:
         hint = "" if name in header else nearest(name, header).replace("did you mean", "is it")
         raise UsageError(f"log {path} has {problem} {name!r}{hint}; a log has {', '.join(COLUMNS)}")
     return header.index(name)
-
-
-def _numbers(path: Path, number: int, row: list[str], places: list[int], width: int) -> list[float]:
-    if len(row) != width:
-        raise UsageError(f"log {path}, row {number}: {len(row)} cells, the header has {width}")
-    values = []
-    for name, place in zip(COLUMNS, places, strict=True):
-        try:
-            value = float(row[place])
-        except ValueError:
-            value = np.nan
-        if not np.isfinite(value):
-            raise UsageError(f"log {path}, row {number}: {name} must be a finite number, got {row[place]!r}")
-        values.append(value)
-    return values
 
 
 def _time_step(path: Path, time: np.ndarray) -> float:

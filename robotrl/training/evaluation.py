@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from robotrl.core.config import evaluation_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_aside
+from robotrl.core.types import Step
 from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask, make_env
 from robotrl.policies.policy import Policy
@@ -27,6 +28,7 @@ from robotrl.training.run_folder import RunFolder, steps_of, write_json
 from robotrl.training.video import chosen_grid, record_video
 
 _RESAMPLES = 10_000
+_EVERY_TASKS = ("episode/return", "episode/length")
 
 
 @dataclass(frozen=True)
@@ -38,26 +40,33 @@ class Evaluation:
         lengths: (E,) control steps.
         terminated: (E,) whether the episode ended in a true end state.
         valid: (E,) False where the simulation diverged; left out of the mean.
+        scores: name -> (E,), what the task counts (`Task.scores`, `Task.success`); NaN where not valid.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     terminated: np.ndarray
     valid: np.ndarray
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
         """Mean return of the valid episodes."""
-        return float(self.returns[self.valid].mean()) if self.valid.any() else float("nan")
+        return self.summary(self.returns)["mean"]
 
     def interval(self) -> tuple[float, float]:
         """95 % percentile bootstrap interval of the mean (Efron 1979), same draws every time."""
-        returns = self.returns[self.valid]
-        if not len(returns):
-            return float("nan"), float("nan")
-        picks = np.random.default_rng(0).integers(len(returns), size=(_RESAMPLES, len(returns)))
-        low, high = np.percentile(returns[picks].mean(axis=1), [2.5, 97.5])
-        return float(low), float(high)
+        summary = self.summary(self.returns)
+        return summary["ci_low"], summary["ci_high"]
+
+    def summary(self, values: np.ndarray) -> dict[str, float]:
+        """Return "mean", "ci_low" and "ci_high" of (E,) values over the valid episodes, NaN without any."""
+        chosen = values[self.valid]
+        if not len(chosen):
+            return dict.fromkeys(("mean", "ci_low", "ci_high"), float("nan"))
+        picks = np.random.default_rng(0).integers(len(chosen), size=(_RESAMPLES, len(chosen)))
+        low, high = np.percentile(chosen[picks].mean(axis=1), [2.5, 97.5])
+        return {"mean": float(chosen.mean()), "ci_low": float(low), "ci_high": float(high)}
 
 
 def evaluate(
@@ -101,6 +110,7 @@ def evaluate_controller(
     terminated = torch.zeros(episodes, dtype=torch.bool)
     valid = torch.ones(episodes, dtype=torch.bool)
     running = torch.ones(episodes, dtype=torch.bool)
+    scores: dict[str, Tensor] = {}
     while bool(running.any()):
         step = env.step(queue.next(obs, controller.decide))
         queue.ended(step.done)
@@ -108,13 +118,24 @@ def evaluate_controller(
         lengths += running
         terminated |= running & step.terminated
         valid &= step.valid | ~running
+        _note_scores(scores, step, running)
         running &= ~step.done
         obs = step.obs
-    return Evaluation(*(_numpy(t) for t in (returns, lengths, terminated, valid)))
+    counted = {name: values.numpy() for name, values in scores.items()}
+    return Evaluation(returns.numpy(), lengths.numpy(), terminated.numpy(), valid.numpy(), counted)
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.numpy()
+def _note_scores(scores: dict[str, Tensor], step: Step, running: Tensor) -> None:
+    """Add what `step` logs of the episodes that ended in it and are `running`, (E,) bool, to name -> (E,)."""
+    ended = step.done & step.valid
+    first = running & ended
+    if not first.any():
+        return
+    for key, values in step.log.items():
+        if key.startswith("episode/") and key not in _EVERY_TASKS:
+            name = key.removeprefix("episode/")
+            score = scores.setdefault(name, torch.full((len(running),), math.nan))
+            score[first] = values[running[ended]]
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation, seed: int, env_steps: int) -> dict[str, Any]:
@@ -128,17 +149,24 @@ def save_evaluation(folder: Path, evaluation: Evaluation, seed: int, env_steps: 
     def write(path: Path) -> None:
         with open(path, "w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["episode", "return", "length", "terminated", "valid"])
-            for i, (ret, length, terminated, valid) in enumerate(zip(*columns, strict=True)):
-                writer.writerow([i, repr(float(ret)), int(length), bool(terminated), bool(valid)])
+            writer.writerow(["episode", "return", "length", "terminated", "valid", *evaluation.scores])
+            for i, (ret, length, terminated, valid, *scores) in enumerate(
+                zip(*columns, *evaluation.scores.values(), strict=True)
+            ):
+                row = [i, repr(float(ret)), int(length), bool(terminated), bool(valid)]
+                writer.writerow([*row, *(repr(float(score)) for score in scores)])
+
+    def finite(values: np.ndarray) -> dict[str, float | None]:
+        numbers = evaluation.summary(values).items()
+        return {name: number if math.isfinite(number) else None for name, number in numbers}
 
     write_aside(folder / "episodes.csv", write)
-    scores = zip(("mean", "ci_low", "ci_high"), (evaluation.mean, *evaluation.interval()), strict=True)
     summary = {
-        **{name: value if math.isfinite(value) else None for name, value in scores},
+        **finite(evaluation.returns),
         "episodes": len(evaluation.returns),
         "seed": seed,
         "env_steps": env_steps,
+        "scores": {name: finite(values) for name, values in evaluation.scores.items()},
     }
     write_json(folder / "summary.json", summary)
     return summary

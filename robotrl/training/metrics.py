@@ -1,9 +1,9 @@
 """Metrics of a run, as CSV and for TensorBoard. Environment steps are the x axis, always.
 
 The vocabulary: `episode/return`, `episode/length`, `reward/total`, `reward/<term>` (means over control
-steps), `eval/return`, `loss/<name>`, `value/<name>`, `policy/<name>`, `time/env_steps_per_s`,
-`time/<phase>_s` (cumulative), `sim/diverged` (cumulative count), `sim/diverged_per_million_steps` (over the
-run so far).
+steps), `eval/return`, `episode/<score>` and `eval/<score>` of the task's own scores, `loss/<name>`,
+`value/<name>`, `policy/<name>`, `time/env_steps_per_s`, `time/<phase>_s` (cumulative), `sim/diverged`
+(cumulative count), `sim/diverged_per_million_steps` (over the run so far).
 """
 
 from __future__ import annotations

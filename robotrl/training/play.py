@@ -23,11 +23,16 @@ from robotrl.sim.rendering import has_screen
 from robotrl.tasks.task import Task
 from robotrl.training.controller import Controller, deterministic
 from robotrl.training.failures import FailureRecording
+from robotrl.training.log_playback import LogPlayback
 from robotrl.training.playback import Playback, own_task
-from robotrl.training.replay import Replay, record_replay
+from robotrl.training.replay import Recorded, Replay, record_replay
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.video import check_video_path, chosen_grid, record_video
 from robotrl.training.web_viewer import WebViewer
+
+_SLOW_FPS = 20.0
+LOG_SUFFIX = ".mcap"
+"""Of a deployment's log."""
 
 
 def play(
@@ -37,21 +42,24 @@ def play(
     port: int = 8000,
     announce: Callable[[str], None] = print,
     video_grid: str | None = None,
+    bundle: Path | None = None,
 ) -> None:
-    """Show the controller of a run or a bundle, or a recorded failure, until the user stops it.
+    """Show the controller of a run or a bundle, or what was recorded, until the user stops it.
 
     In a window where there is a screen, else in the browser on 127.0.0.1.
 
     Args:
-        path: a run folder, a bundle or a failure recording of a run.
+        path: a run folder, a bundle, a failure recording of a run, or the log of a deployment.
         video: write the first episode, or the recorded states, to this new MP4 file instead.
         seed: of the initial states, and of the noise that a policy may decide from.
         port: of the browser's viewer.
         announce: told what to open, or what was written.
         video_grid: "ROWSxCOLUMNS", how many simulations the video shows; None for one.
+        bundle: that was deployed, of a log.
 
     Raises:
-        UsageError: `path` is none of these, `video` exists, the port is taken.
+        UsageError: `path` is none of these, a log comes without its bundle, `video` exists, or the port is
+            taken.
         RobotrlError: the run, bundle or recording is damaged, or nothing can be drawn.
     """
     grid = chosen_grid(video_grid, video is not None)
@@ -60,11 +68,13 @@ def play(
         if video.exists():
             raise UsageError(f"{video} exists: give another name or remove it")
     path = Path(path)
-    if path.is_file():
+    if path.is_file() or path.suffix == LOG_SUFFIX:
         if video_grid is not None:
             raise UsageError(f"{path} is a recording of one simulation: leave out --video-grid")
-        _play_recording(FailureRecording.load(path), video, port, announce)
+        _play_recording(_recorded(path, bundle, announce), video, port, announce)
         return
+    if bundle is not None:
+        raise UsageError("--bundle goes with the log of a deployment (FILE.mcap) only")
     controller, task, task_name = load_controller(path, seed)
     if video is not None:
         record_video(controller, task, video, seed=seed, grid=grid, task_name=task_name)
@@ -73,22 +83,31 @@ def play(
     _show(Playback(controller, task, task_name, seed), port, announce)
 
 
-def _play_recording(
-    recording: FailureRecording, video: Path | None, port: int, announce: Callable[[str], None]
-) -> None:
+def _recorded(path: Path, bundle: Path | None, announce: Callable[[str], None]) -> Recorded:
+    """Read what was recorded, and tell what it is."""
+    if path.suffix == LOG_SUFFIX:
+        if bundle is None:
+            raise UsageError(f"{path} is the log of a deployment: also give its bundle (--bundle BUNDLE)")
+        return LogPlayback(path, bundle)
+    recording = FailureRecording.load(path)
     name, causes = recording.task["name"], ", ".join(recording.causes)
     announce(
         f"simulation {recording.simulation} of {name} failed at {recording.env_steps:,} steps: {causes}; "
         f"its last {len(recording.states)} control steps"
     )
-    if video is not None:
-        record_replay(recording, video)
-        announce(f"wrote {video}")
+    return Replay(recording)
+
+
+def _play_recording(replay: Recorded, video: Path | None, port: int, announce: Callable[[str], None]) -> None:
+    if video is None:
+        _show(replay, port, announce)
         return
-    _show(Replay(recording), port, announce)
+    # a failure is looked at in slow motion, a log as it was
+    record_replay(replay, video, fps=_SLOW_FPS if isinstance(replay, Replay) else 1.0 / replay.dt_s)
+    announce(f"wrote {video}")
 
 
-def _show(playback: Playback | Replay, port: int, announce: Callable[[str], None]) -> None:
+def _show(playback: Playback | Recorded, port: int, announce: Callable[[str], None]) -> None:
     try:
         # MuJoCo's own viewer shows one model
         if _can_open_window() and len(playback.env.sim.models) == 1:
@@ -154,14 +173,14 @@ def bundle_controller(bundle: Bundle, task: Task, seed: int = 0) -> Controller:
     return Controller(decide, contract.horizon)
 
 
-def show_in_browser(playback: Playback | Replay, port: int, announce: Callable[[str], None]) -> None:
+def show_in_browser(playback: Playback | Recorded, port: int, announce: Callable[[str], None]) -> None:
     """Serve the viewer until Ctrl-C."""
     with WebViewer(playback, port) as viewer:
         announce(f"open {viewer.address} in a browser; Ctrl-C ends")
         viewer.run()
 
 
-def show_in_window(playback: Playback | Replay) -> None:
+def show_in_window(playback: Playback | Recorded) -> None:
     """Play in MuJoCo's own viewer, in real time, until its window is closed."""
     import mujoco.viewer
 

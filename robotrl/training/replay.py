@@ -18,12 +18,12 @@ from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.rendering import Quality, Renderer
 from robotrl.sim.variant_sim import VariantSim
 from robotrl.training.failures import FailureRecording
+from robotrl.training.log_playback import LogPlayback
 from robotrl.training.playback import own_task
 from robotrl.training.video import caption, write_mp4
 
 # what acts on the simulation from outside besides its commands
 _FROM_OUTSIDE = ("qfrc_applied", "xfrc_applied", "eq_active", "mocap_pos", "mocap_quat", "userdata")
-_VIDEO_FPS = 20.0
 _BAR_COLOR = (90, 162, 255)
 
 
@@ -73,6 +73,11 @@ class Replay:
         """From the present state to the last one, s."""
         return (len(self._states) - 1 - self._shown) * self.dt_s
 
+    @property
+    def label(self) -> str:
+        """What stands on a picture."""
+        return f"{self.task_name}   {-self.before_failure_s:.2f} s"
+
     def restart(self) -> None:
         """Show the first state."""
         self.episode += 1
@@ -90,6 +95,10 @@ class Replay:
         self._shown = index
         self._batch.state[0] = self._states[index].numpy()
         self.reward_terms = dict(zip(self._actuators, self._commands[index], strict=True))
+
+
+Recorded = Replay | LogPlayback
+"""What was recorded and is shown again."""
 
 
 def _batch(env: VecEnv) -> Batch:
@@ -154,26 +163,28 @@ def resimulate(recording: FailureRecording) -> Tensor:
     return computed
 
 
-def record_replay(recording: FailureRecording, path: Path, width: int = 640, height: int = 480) -> None:
-    """Write the recorded states as an MP4 file, one picture per control step, 20 a second.
+def record_replay(
+    replay: Recorded, path: Path, fps: float = 20.0, width: int = 640, height: int = 480
+) -> None:
+    """Write a recording as an MP4 file, one picture per control step.
 
     Bars along the lower edge show the commands of the control step, as shares of their ranges.
 
     Args:
-        recording: of the failure.
+        replay: at its beginning.
         path: of the video, ending in .mp4.
+        fps: pictures per second.
         width: px, even.
         height: px, even.
 
     Raises:
         RobotrlError: drawing or writing failed; nothing is left behind.
     """
-    replay = Replay(recording)
     with Renderer(replay.env.sim, width, height, quality=Quality.VIDEO) as renderer:
-        write_mp4(path, _pictures(replay, renderer), width, height, _VIDEO_FPS)
+        write_mp4(path, _pictures(replay, renderer), width, height, fps)
 
 
-def _pictures(replay: Replay, renderer: Renderer) -> Iterator[np.ndarray]:
+def _pictures(replay: Recorded, renderer: Renderer) -> Iterator[np.ndarray]:
     """Yield a picture of each state, with a bar for each command."""
     specs = replay.env.specs
     low, high = specs.action_low.numpy(), specs.action_high.numpy()
@@ -182,8 +193,7 @@ def _pictures(replay: Replay, renderer: Renderer) -> Iterator[np.ndarray]:
         picture = renderer.render()[0]
         commands = np.array(list(replay.reward_terms.values()))
         _draw_bars(picture, ((2 * commands - high - low) / (high - low)).clip(-1.0, 1.0))
-        text = f"{replay.task_name}   {-replay.before_failure_s:.2f} s"
-        yield caption(picture, text)
+        yield caption(picture, replay.label)
         ended = replay.advance()
 
 

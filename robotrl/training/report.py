@@ -18,6 +18,7 @@ from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_text_aside
 from robotrl.training.charts import Series, histogram, line_chart, short
 from robotrl.training.failures import FailureRecording, failure_files
+from robotrl.training.hardware_report import hardware_section
 from robotrl.training.metrics import read_metrics
 from robotrl.training.run_folder import RunFolder
 from robotrl.training.streams_report import STREAMS_FILE, streams_section
@@ -111,6 +112,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "video": _video(folder.path / "video.mp4"),
         "contract": _json(folder.bundle / "contract.json"),
         "checks": _json(folder.bundle / "verification.json"),
+        "hardware": _hardware(folder.bundle),
         "checkpoints": [(path.name, path.stat().st_size) for path in folder.checkpoints()],
         "versions": versions,
         "config": config,
@@ -208,6 +210,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise RobotrlError(f"{path} is not a configuration: expected keys and values")
     return config
+
+
+def _hardware(bundle: Path) -> dict[str, Any] | None:
+    """Return what speaks for and against trying the bundle on a robot."""
+    contract = _json(bundle / "contract.json")
+    section = None if contract is None else hardware_section(bundle, contract, _json)
+    if section is not None and section["picture"] is not None:
+        picture = base64.b64encode(section["picture"].read_bytes()).decode()
+        section["picture"] = Markup(f"data:image/png;base64,{picture}")
+    return section
 
 
 def _json(path: Path) -> Any:

@@ -5,11 +5,14 @@ What is driven is the exported network, not the training policy.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from robotrl import __version__
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
@@ -26,7 +29,8 @@ from robotrl.training.play import bundle_controller
 from robotrl.training.run_folder import write_json
 from robotrl.training.sweeps import Sweep, changed
 
-SIMS = ("cpu", "warp")
+SIMS = ("cpu", "warp", "warp_cpu")
+"""MuJoCo; mujoco-warp in float32 on a GPU; the same without one, for small tasks."""
 # of the nominal return, which a policy may lose before it counts as disturbed
 LOSS = 0.2
 # by which the means of two simulators may differ even where many episodes tell them apart
@@ -117,11 +121,12 @@ def measure(
     if isinstance(task, ForeignTask):
         raise UsageError(f"only robotrl's own tasks can be simulated and changed here, not {task.name}")
     variants = [(sweep, [changed(task, sweep, value) for value in sweep.values]) for sweep in sweeps]
+    make_sims = {sim: _make_sim(sim) for sim in sims}
     result = Robustness(episodes, seed)
 
     def score(variant: Task, sim: str, label: str) -> Score:
         controller = bundle_controller(bundle, variant, seed)
-        found = Score.of(evaluate_controller(controller, variant, episodes, seed, make_sim=_make_sim(sim)))
+        found = Score.of(evaluate_controller(controller, variant, episodes, seed, make_sim=make_sims[sim]))
         tell(f"{label}: {found}")
         return found
 
@@ -251,6 +256,10 @@ def _draw(result: Robustness, path: Path) -> None:
 def _make_sim(name: str) -> MakeSim | None:
     if name == "cpu":
         return None
+    if name == "warp" and not torch.cuda.is_available():
+        raise UsageError(
+            "--sim warp needs a CUDA GPU and torch sees none: use cpu, or warp_cpu, a hundred times slower"
+        )
     from robotrl.sim.warp_sim import WarpSim  # an extra, and seconds to import
 
-    return WarpSim
+    return functools.partial(WarpSim, device="cuda" if name == "warp" else "cpu")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from robotrl.core.checks import at_least, within
-from robotrl.core.errors import UsageError
+from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.runtime.binding import GRAVITY, JOINT_POSITION, JOINT_VELOCITY, element_names
 from robotrl.deploy.runtime.machine import State
@@ -44,6 +44,7 @@ TIMEOUT_S = 0.25
 """Without a command for so long the robot damps itself, s."""
 READINGS_PER_STEP = 4
 _LONGEST_CATCH_UP_S = 0.1
+_MOST_LATE = 200
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,9 @@ def serve(robot: SimulatedRobot, server: RobotServer, troubles: Troubles, over: 
         server: publishes its readings and takes its commands.
         troubles: delays and losses.
         over: whether to end.
+
+    Raises:
+        RobotrlError: this machine is too slow for real time.
     """
     rate = Rate(robot.period_s)
     rng = np.random.default_rng(troubles.seed)
@@ -272,6 +276,11 @@ def serve(robot: SimulatedRobot, server: RobotServer, troubles: Troubles, over: 
     heard_s = time.monotonic()
     while not over():
         tick = rate.wait()
+        if rate.consecutive >= _MOST_LATE:
+            raise RobotrlError(
+                "this machine is too slow to simulate the robot in real time: "
+                f"{rate.consecutive} periods of {1e3 * robot.period_s:g} ms in a row began late"
+            )
         command = server.poll()
         if command is not None:
             heard_s = tick.time_s

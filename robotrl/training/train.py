@@ -321,7 +321,8 @@ def _evaluation_metrics(result: Evaluation) -> dict[str, float]:
     if not result.valid.any():
         return {}
     low, high = result.interval()
-    return {"eval/return": result.mean, "eval/return_low": low, "eval/return_high": high}
+    scores = {f"eval/{name}": result.summary(values)["mean"] for name, values in result.scores.items()}
+    return {"eval/return": result.mean, "eval/return_low": low, "eval/return_high": high, **scores}
 
 
 def _next_multiple(steps: int, every: int) -> int:

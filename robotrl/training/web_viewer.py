@@ -28,7 +28,7 @@ from PIL import Image
 from robotrl.core.errors import UsageError
 from robotrl.sim.rendering import Quality, Renderer
 from robotrl.training.playback import Playback
-from robotrl.training.replay import Replay
+from robotrl.training.replay import Recorded
 
 _PAGE = Path(__file__).parent / "templates" / "viewer.html"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -39,7 +39,7 @@ _SPEEDS = (0.05, 8.0)
 
 
 class WebViewer:
-    """Serves one `Playback` or `Replay` to a browser; it plays while somebody watches.
+    """Serves one `Playback` or recording to a browser; it plays while somebody watches.
 
     Args:
         playback: what to show.
@@ -51,7 +51,7 @@ class WebViewer:
         UsageError: the port is taken or may not be used.
     """
 
-    def __init__(self, playback: Playback | Replay, port: int, width: int = 800, height: int = 500) -> None:
+    def __init__(self, playback: Playback | Recorded, port: int, width: int = 800, height: int = 500) -> None:
         self.playback = playback
         self.paused = False
         self.speed = 1.0

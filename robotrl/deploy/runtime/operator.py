@@ -28,6 +28,13 @@ class Operator(Protocol):
         """Tell what came of a word."""
 
 
+class Writer(Protocol):
+    """What answers are written to, without waiting."""
+
+    def write(self, text: str) -> None:
+        """Write soon."""
+
+
 class Automatic:
     """Arms and starts by itself and quits when the robot is damped: for simulated robots only."""
 
@@ -48,7 +55,7 @@ class Console:
         out: where answers are written.
     """
 
-    def __init__(self, lines: TextIO, out: TextIO) -> None:
+    def __init__(self, lines: TextIO, out: Writer) -> None:
         self._words: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._out = out
         threading.Thread(target=self._read, args=(lines,), daemon=True).start()
@@ -69,7 +76,6 @@ class Console:
     def answer(self, text: str) -> None:
         """Write a line."""
         self._out.write(f"{text}\n")
-        self._out.flush()
 
 
 class RemoteOperator:

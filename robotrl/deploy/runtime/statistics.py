@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from robotrl.core.files import write_text_aside
 from robotrl.deploy.contract import Contract
 from robotrl.deploy.runtime.drives import Shaped
 from robotrl.deploy.runtime.guards import Event
@@ -19,6 +23,8 @@ MOST_UNFAMILIAR = 0.05
 MOST_LATE = 0.001
 LEAST_S = 5.0
 _MARGIN = 1e-3
+DEPLOYMENTS = "deployments"
+"""Folder beside a bundle where summaries of its deployments are kept."""
 
 
 class Statistics:
@@ -170,6 +176,20 @@ class Summary:
             ),
             ("guard events", "; ".join(self.events) or "none"),
         ]
+
+    def save(self, path: Path, **origin: Any) -> None:
+        """Write what it says in words as JSON, for the report of the run.
+
+        Args:
+            path: of the file to make.
+            origin: where it comes from, plain data.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = {"rows": self.rows(), "doubts": self.doubts()}
+        write_text_aside(path, json.dumps(origin | told, indent=2) + "\n")
 
     def verdict(self) -> str:
         """Return one line: is this policy safe to try on hardware?"""

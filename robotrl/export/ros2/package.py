@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import jinja2
 
 from robotrl import __version__
 from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.files import new_folder
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.ros2.conversion import TWIST, Interface, Readings, layout_of
 
@@ -70,18 +70,15 @@ def write_ros2_package(bundle: Path, out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    fresh = out.with_name(f".{out.name}.{secrets.token_hex(4)}.new")
     try:
-        for template, file in _FILES.items():
-            path = fresh / file.replace("NAME", out.name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(environment.get_template(template).render(values), encoding="utf-8")
-        (fresh / out.name).mkdir()
-        (fresh / out.name / "__init__.py").touch()
-        shutil.copytree(bundle, fresh / "bundle")
-        fresh.rename(out)
+        with new_folder(out) as fresh:
+            for template, file in _FILES.items():
+                path = fresh / file.replace("NAME", out.name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(environment.get_template(template).render(values), encoding="utf-8")
+            (fresh / out.name).mkdir()
+            (fresh / out.name / "__init__.py").touch()
+            shutil.copytree(bundle, fresh / "bundle")
     except OSError as error:
         raise RobotrlError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return out
