@@ -66,6 +66,33 @@ def trained(folder: Path, last_file: str, *words: str) -> Path:
     return run if (run / last_file).is_file() else resume(run, show_progress=False)
 
 
+def collected(
+    folder: Path, task: str, episodes: int, noise_std: float, options: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what there is to say of a task's noisy demonstrations, recorded now unless `folder` has them."""
+    from robotrl.compose import compose_task
+    from robotrl.data.loading import load_dataset
+    from robotrl.training.collect import CollectOptions, collect
+
+    if not folder.exists():
+        wanted = CollectOptions("expert", episodes, noise_std=noise_std, out=str(folder))
+        collect(wanted, compose_task(task, options or {}), task, show_progress=False)
+    dataset = load_dataset(folder)
+    return {
+        "task": task,
+        "options": options or {},
+        "episodes": episodes,
+        "noise_std": noise_std,
+        "success": float(dataset.terminated.sum()) / episodes,
+        "transitions": int(dataset.lengths.sum()),
+    }
+
+
+def known_pieces(path: Path) -> list[dict[str, Any]]:
+    """Return the pieces of a results file, by whichever process."""
+    return json.loads(path.read_text())["pieces"] if path.is_file() else []
+
+
 def interval_of_mean(values: Any) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean; NaN for fewer than two values."""
     values = np.asarray(values, dtype=float)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_common import RESULTS, interval_of_mean, provenance, trained, write_json
+from bench_common import RESULTS, interval_of_mean, known_pieces, provenance, trained, write_json
 
 from robotrl.training.metrics import read_metrics
 
@@ -118,11 +118,6 @@ def draw(pieces: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def known_pieces() -> list[dict[str, Any]]:
-    """Return the pieces of the results file, by whichever process."""
-    return json.loads(OUT.read_text())["pieces"] if OUT.is_file() else []
-
-
 def main() -> None:
     """Run what is missing."""
     parser = argparse.ArgumentParser(
@@ -141,15 +136,15 @@ def main() -> None:
     for seed in () if args.summary else args.seeds:
         for method in args.methods:
             if any(
-                (p["method"], p["seed"], p["steps"]) == (method, seed, args.steps) for p in known_pieces()
+                (p["method"], p["seed"], p["steps"]) == (method, seed, args.steps) for p in known_pieces(OUT)
             ):
                 continue
             piece = run_piece(method, seed, args)
-            pieces = [*known_pieces(), piece]
+            pieces = [*known_pieces(OUT), piece]
             write_json(OUT, {"provenance": provenance(), "pieces": pieces, "summary": summarize(pieces)})
             draw(pieces, OUT.with_suffix(".png"))
             print(f"{method:16s} seed {seed}: eval {piece['eval']:.1f}, {piece['wall_s']:.0f} s", flush=True)
-    for row in summarize(known_pieces()):
+    for row in summarize(known_pieces(OUT)):
         cells = []
         for name in ("eval", "online"):
             low, high = row[name]["interval"]

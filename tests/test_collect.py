@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,18 @@ from tiny_runs import PENDULUM
 from torch import Tensor
 
 from robotrl.cli import main
-from robotrl.compose import compose_task_words
+from robotrl.compose import compose, compose_task_words
+from robotrl.core.catalog import available
 from robotrl.core.config import collection_seed
+from robotrl.core.errors import UsageError
 from robotrl.data.dataset import Dataset
 from robotrl.data.loading import load_dataset
 from robotrl.envs.env import Env, make_env
 from robotrl.sim.sim import Sim
 from robotrl.tasks.control_suite.cartpole import Cartpole
+from robotrl.training.collect import CollectOptions
 from robotrl.training.restore import load_policy_and_config
+from robotrl.training.train import train
 
 pytest.importorskip("h5py")
 
@@ -213,3 +218,20 @@ def test_wrong_usage_is_one_line(words: list[str], message: str, capsys: pytest.
 def test_the_expert_of_the_point_mass_gets_there(task: str):
     summary = collect(f"task={task}", "policy=expert", "episodes=5").summary()
     assert summary["return"]["min"] > 600  # of at most 1000
+
+
+@pytest.mark.parametrize("recipe", [name for name in available("recipe") if compose([f"recipe={name}"]).data])
+def test_recipes_say_how_their_data_are_recorded(recipe: str) -> None:
+    """The command that a newcomer is told records the data that the recipe names, on its task."""
+    config = compose([f"recipe={recipe}"])
+    assert config.data_command is not None
+    origin = getattr(config.algorithm, "init_from", None)
+    what = "record it with `robotrl collect" if origin is None else f"recipe {recipe} says in its first line"
+    with pytest.raises(UsageError, match=f"does not exist: .*{what}"):
+        train(config)
+    words = config.data_command.removeprefix("robotrl collect ").split()
+    task = [word for word in words if word.startswith("task")]
+    options = dict(word.split("=") for word in words if word not in task)
+    assert compose_task_words(task)[0] == config.task
+    assert options.keys() <= {field.name for field in dataclasses.fields(CollectOptions)}
+    assert options["policy"] == "expert" and options["out"] == config.data

@@ -271,12 +271,12 @@ def test_capabilities() -> None:
     one_step = OneStepPolicy(specs(), OneStepConfig(hidden=[8]), rng())
     deterministic = DeterministicPolicy(specs(), DeterministicConfig(hidden=[8]), rng())
     for policy in [*generative, one_step, *gaussians(), deterministic]:
-        assert isinstance(policy, HasBcLoss) == (policy is not one_step and policy is not deterministic)
+        assert isinstance(policy, HasBcLoss) == (policy is not one_step)
         assert isinstance(policy, HasLatent) == (policy in generative or policy is one_step)
         assert isinstance(policy, HasChain) == (policy in generative)
         assert policy.chunk_dim == 2 and (policy.noise_dim > 0) == isinstance(policy, HasLatent)
     with pytest.raises(UsageError, match="X needs a policy with imitation of given actions"):
-        require(deterministic, (HasBcLoss,), "X")
+        require(one_step, (HasBcLoss,), "X")
     with pytest.raises(UsageError, match="X needs a policy with log-probability and entropy"):
         require(generative[0], (HasDensity,), "X")
 
@@ -293,6 +293,19 @@ def test_gaussian_policies_imitate_by_likelihood() -> None:
         torch.testing.assert_close(both, loss * weight * mask[:, 0])
         (grad,) = torch.autograd.grad(both.sum(), policy.net.flat)
         assert grad.isfinite().all() and grad.abs().sum() > 0
+
+
+def test_deterministic_policies_imitate_by_regression() -> None:
+    policy = DeterministicPolicy(specs(), DeterministicConfig(hidden=[]), rng())
+    with torch.no_grad():
+        policy.net.flat.zero_()
+        policy.net.split(policy.net.flat)[1].copy_(torch.tensor([0.5, -1.0]).atanh().clamp(-20, 20))
+    features, action = torch.ones(3, 3), torch.tensor([[0.5, -1.0], [0.0, 0.0], [-0.5, -0.5]])
+    loss = policy.bc_loss(features, action, rng())
+    torch.testing.assert_close(loss, torch.tensor([0.0, (0.25 + 1.0) / 2, (1.0 + 0.25) / 2]))
+    weight, mask = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([[1.0], [1.0], [0.0]])
+    both = policy.bc_loss(features, action, rng(), weight=weight, mask=mask)
+    torch.testing.assert_close(both, torch.tensor([0.0, 1.25, 0.0]))
 
 
 @pytest.mark.parametrize(

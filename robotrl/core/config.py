@@ -76,6 +76,8 @@ class RunOptions:
     data: str | None = None
     """Dataset that a method learns from beside its own experience: a Minari folder or an HDF5 file of D4RL's
     layout; null for none."""
+    data_command: str | None = None
+    """Command that records `data`, told to whoever does not have it; null where none is known."""
     eval_every: int = 0
     """Environment steps between two evaluations; 0 evaluates at the end only."""
     eval_episodes: int = 32

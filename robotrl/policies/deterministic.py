@@ -56,7 +56,7 @@ class DeterministicConfig(MlpPolicyConfig):
 
 
 class DeterministicPolicy(TanhPolicy):
-    """tanh of an MLP; the policy of TD3."""
+    """tanh of an MLP; the policy of TD3, and of behaviour cloning by regression."""
 
     config_class: ClassVar[type] = DeterministicConfig
 
@@ -66,6 +66,20 @@ class DeterministicPolicy(TanhPolicy):
         super().__init__(specs, config.obs_groups, config.normalize_obs)
         self.noise_std = config.noise_std
         self.net = MLP(self.obs_dim, config.hidden, self.action_dim, config.activation, Init.UNIFORM, rng)
+
+    def bc_loss(
+        self,
+        features: Tensor,
+        action: Tensor,
+        rng: torch.Generator,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean squared error of the actions (regression), see `HasBcLoss`; draws nothing."""
+        loss = (torch.tanh(self.net(features)) - action).square().mean(-1)
+        if mask is not None:
+            loss = loss * mask.squeeze(-1)
+        return loss if weight is None else loss * weight
 
 
 @dataclass

@@ -26,6 +26,12 @@ def inherit_policy(config: TrainConfig) -> TrainConfig:
     algorithm = config.algorithm
     if not isinstance(algorithm, ReplayConfig) or algorithm.init_from is None:
         return config
+    if not Path(algorithm.init_from).exists():
+        told = "" if config.recipe is None else f"; recipe {config.recipe} says in its first line which"
+        raise UsageError(
+            f"algorithm.init_from={algorithm.init_from} does not exist: give the folder of a run whose "
+            f"policy this one starts from{told}"
+        )
     source = RunFolder(Path(algorithm.init_from)).config()
     default = config.algorithm_class.default_policy
     if (config.policy_class, config.policy) != (default, default.config_class()):

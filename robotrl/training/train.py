@@ -136,7 +136,7 @@ def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
     if loop_class is OffPolicyLoop:
         if not resumed:
             start_from_origin(config, algorithm)
-        data = None if config.data is None else _data(config.data, algorithm, resumed)
+        data = None if config.data is None else _data(config, config.data, algorithm, resumed)
         return OffPolicyLoop(env, algorithm, config.total_steps, torch_threads, data)
     if config.data is not None:
         raise UsageError(
@@ -146,8 +146,10 @@ def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
     return loop_class(env, algorithm, config.total_steps, torch_threads)
 
 
-def _data(path: str, algorithm: ReplayLearner, resumed: bool) -> Replay:
+def _data(config: TrainConfig, path: str, algorithm: ReplayLearner, resumed: bool) -> Replay:
     """Return what was collected before, and let the normalisers know it unless a checkpoint will."""
+    if config.data_command is not None and not Path(path).exists():
+        raise UsageError(f"dataset {path} does not exist: record it with `{config.data_command}`")
     dataset = load_dataset(path)
     dataset.check_fits(algorithm.specs, algorithm.obs_groups)
     if not resumed:
