@@ -86,11 +86,12 @@ def deploy(words: Sequence[str]) -> None:
     summary = runtime.summary()
     scheduling = ("scheduling", "real-time" if granted else "ordinary: grant CAP_SYS_NICE for real-time")
     record = args.bundle.resolve().parent / DEPLOYMENTS / f"{stamp}.json"
+    kept = str(record)
     try:
         summary.save(record, policy_sha256=contract.policy_sha256, robot=args.robot, created=stamp)
-    except OSError as error:
-        raise RobotrlError(f"cannot write {record}: {error.strerror or error}") from error
-    told = [scheduling, ("kept for the report", str(record)), ("verdict", summary.verdict())]
+    except OSError as error:  # a robot's disk may be read-only
+        kept = f"not at {record}: {error.strerror or error}"
+    told = [scheduling, ("kept for the report", kept), ("verdict", summary.verdict())]
     print_table(["deployment", str(args.bundle)], [*summary.rows(), *told])
     if summary.events:
         raise RobotrlError(f"a guard had to act: {summary.events[0]}")
