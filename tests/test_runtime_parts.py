@@ -310,6 +310,20 @@ def test_ages_by_a_robots_clock_and_its_jumps() -> None:
     assert max(run(20.4, 5002.0, 0.2)) < -1.9  # and ahead by two
 
 
+def test_late_packets_do_not_move_the_clock_and_drift_does() -> None:
+    clock, rng = ClockMap(), np.random.default_rng(4)
+    drift, ahead = 8e-5, []
+    for i in range(60_000):  # 10 minutes at 100 Hz
+        sent_s = 0.01 * i
+        # a crowded machine: nine packets of ten are 20 ms late for minutes
+        late_s = 0.02 if 6_000 < i < 50_000 and rng.random() < 0.9 else 0.0
+        received_s = sent_s + 0.0002 + late_s
+        on_robot_s = 70.0 + sent_s * (1.0 + drift)
+        ahead.append(clock.to_local(on_robot_s, on_robot_s, received_s) - sent_s)
+    # within the drift of two windows and the fastest packet's travel
+    assert min(ahead) > -0.002 and max(ahead) < 0.002 + 0.0002
+
+
 def test_limits_are_read_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "limits.yaml"
     file.write_text("tilt_rad: 0.6\nhold_steps: 5\nsignals:\n  battery: [21.5, null]\n")
