@@ -43,20 +43,20 @@ Train robot controllers in simulation, verify them, ship them as one file.
 usage: robotrl COMMAND [ARGUMENTS] [--debug]
 
 commands:
-  list          tasks, realism, algorithms, policies or recipes that can be named
-  train         train, evaluate, export and verify; continue with --resume
-  evaluate      score a trained policy on fresh episodes
-  export        write a run's policy as a bundle that needs neither torch nor MuJoCo
-  verify        check that a bundle does what the trained policy did
-  deploy        run a bundle on a robot, or on a simulated one
-  tell          say arm, go, stop or reset to a deployment elsewhere
-  play          watch a policy, or record it
-  collect       record episodes of a policy as a dataset
-  report        write a run's learning curves and facts as one HTML page
+  list            tasks, realism, algorithms, policies or recipes that can be named
+  train           train, evaluate, export and verify; continue with --resume
+  evaluate        score a trained policy on fresh episodes
+  export          write a run's policy as a bundle that needs neither torch nor MuJoCo
+  verify          check that a bundle does what the trained policy did
+  deploy          run a bundle on a robot, or on a simulated one
+  tell            say arm, go, stop or reset to a deployment elsewhere
+  play            watch a policy, or record it
+  collect         record episodes of a policy as a dataset
+  report          write a run's learning curves and facts as one HTML page
   simulate-robot  a simulated robot for `deploy`, in a process of its own
-  ros2          write a bundle's ROS 2 package
-  actuator-net  learn a joint's actuator from logs of the robot
-  sysid         identify friction, masses, gains and delays of the model from logs of the robot
+  ros2            write a bundle's ROS 2 package
+  actuator-net    learn a joint's actuator from logs of the robot
+  sysid           identify friction, masses, gains and delays of the model from logs of the robot
 
 options:
   -h, --help    this text; `robotrl COMMAND --help` explains a command
