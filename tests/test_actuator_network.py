@@ -137,6 +137,10 @@ class Joints(Task):
     control_dt_s: float = CONTROL_DT_S
     episode_length_s: float = 20.0
     spread_rad: float = 0.5
+    control_steps = 0
+
+    def after_step(self, sim, ctrl: Tensor) -> None:
+        self.control_steps += 1
 
     def observation_terms(self, model):
         return {"policy": (ObsTerm("position", 2, "rad"), ObsTerm("torque", 2, "N m"))}
@@ -292,6 +296,16 @@ def test_a_linear_network_is_a_position_servo(
         action = 2 * torch.rand(8, 2, generator=rng) - 1
         learned, servo = (env.step(action).final_obs["policy"] for env in envs)
         torch.testing.assert_close(learned, servo, rtol=1e-4, atol=1e-3)
+
+
+def test_a_task_takes_note_of_control_steps_not_of_physics_steps(
+    joints: Callable[..., Joints], saved: Callable[[ActuatorNetwork], Path]
+) -> None:
+    env = VecEnv(joints({"all": network_actuator(saved(random_network(0)))}), 2, num_threads=1)
+    env.reset()
+    for _ in range(3):
+        env.step(torch.zeros(2, 2))
+    assert env.substeps > 1 and env.task.control_steps == 3  # type: ignore[attr-defined]
 
 
 def test_it_continues_bit_for_bit(

@@ -29,7 +29,8 @@ from robotrl.deploy.runtime.log_reader import read_log
 from robotrl.deploy.runtime.robots.robot import KD, KP, POSITION, Command
 from robotrl.export.bundle import export_policy
 from robotrl.policies.gaussian import GaussianPolicy
-from robotrl.training.simulated_robot import SimulatedRobot, Troubles, serve
+from robotrl.training.serve_robot import serve
+from robotrl.training.simulated_robot import SimulatedRobot, Troubles
 
 TESTS = Path(__file__).parent
 
@@ -112,7 +113,9 @@ def test_a_policy_on_the_simulated_robot_from_arm_to_verdict(arm: Path, limits: 
     (record,) = (arm.parent / "deployments").iterdir()
     kept = json.loads(record.read_text())
     assert kept["policy_sha256"] == Bundle.load(arm).contract.policy_sha256
-    assert ["under the policy", "2.0 s at 50 Hz"] in kept["rows"] and "2 s only" in kept["doubts"][-1]
+    assert ["under the policy", "2.0 s at 50 Hz"] in kept["rows"]
+    # a crowded machine gives more reasons to doubt
+    assert any("2 s only" in doubt for doubt in kept["doubts"])
     assert [line.split()[0] for line in err.splitlines()][-2:] == ["POLICY", "DAMPING"]
     log = read_log(tmp_path / "run.mcap")
     held = np.array([state == "HOLD" for state in log.states])

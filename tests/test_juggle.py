@@ -36,7 +36,9 @@ def advance(env: VecEnv, steps: int) -> None:
     """Hover without end states and resets."""
     command = torch.tensor([0.0, 0.0, 0.0, 9.8]).double().expand(env.num_envs, 4)
     for _ in range(steps):
+        env.task.before_step(env.sim)
         env.task.advance(env.sim, command, env.substeps)
+        env.task.after_step(env.sim, command)
 
 
 def test_the_ball_falls_freely() -> None:

@@ -90,9 +90,7 @@ class Effects:
         self._networks.reset(ids)
         self._delays.fill(ids)
 
-    def advance(
-        self, task: Task, ctrl: Tensor, substeps: int, recorder: FailureRecorder | None = None
-    ) -> None:
+    def step(self, task: Task, ctrl: Tensor, substeps: int, recorder: FailureRecorder | None = None) -> None:
         """Disturb the coming control step and advance the physics by it.
 
         Args:
@@ -110,10 +108,11 @@ class Effects:
         sent = ctrl.to(self._sim.device)
         if not self._networks:
             task.advance(self._sim, sent, substeps)
-            return
-        for _ in range(substeps):
-            self._networks.apply(ctrl)
-            task.advance(self._sim, sent, 1)
+        else:
+            for _ in range(substeps):
+                self._networks.apply(ctrl)
+                task.advance(self._sim, sent, 1)
+        task.after_step(self._sim, sent)
 
     def _noisy(self, ctrl: Tensor) -> Tensor:
         noise = torch.randn(ctrl.shape, dtype=ctrl.dtype, generator=self._rng)

@@ -45,7 +45,8 @@ class VecEnv:
             task's realism has variants.
 
     Raises:
-        UsageError: the task's realism has variants, and `make_sim` is given.
+        UsageError: the task's realism has variants, and `make_sim` is given; or it has learned actuators,
+            which act between any two physics steps, and the task advances by several at once.
     """
 
     def __init__(
@@ -57,6 +58,11 @@ class VecEnv:
         stagger: bool = False,
         make_sim: MakeSim | None = None,
     ) -> None:
+        if task.advance_dt_s is not None and task.realism.learned_actuators:
+            raise UsageError(
+                f"realism.actuators: task {type(task).__name__} has a controller of {task.advance_dt_s:g} s "
+                "inside a control step, learned actuators act at every physics step: leave them out"
+            )
         models = task.build_models()
         model = models[0]
         # a task may remember something from before the step: one object per environment
@@ -122,7 +128,7 @@ class VecEnv:
         """
         ctrl = self._to_ctrl(action)
         self.task.before_step(self.sim)
-        self._effects.advance(self.task, ctrl, self.substeps, self.recorder)
+        self._effects.step(self.task, ctrl, self.substeps, self.recorder)
         failed = self.sim.failed()
 
         obs = final_obs = self._effects.observe(self._observer()) | self._observer.images()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,23 +106,34 @@ def describe_task(task: AnyTask, name: str) -> dict[str, Any]:
     if not dataclasses.is_dataclass(task):
         raise RobotrlError(f"task {target} is not a dataclass: its options cannot be written down")
     section = {"name": name, "_target_": target, "options": _json_numbers(plain(task))}
-    if rebuild_task(section) != task:
+    # as plain data: a pair may be a tuple here and a list there
+    if plain(rebuild_task(section)) != plain(task):
         raise RobotrlError(f"task {target} does not come back equal from its options {section['options']}")
     return section
 
 
-def rebuild_task(section: dict[str, Any]) -> AnyTask:
+def rebuild_task(section: dict[str, Any], changes: Sequence[str] = ()) -> AnyTask:
     """Build the task that `describe_task` wrote down.
 
+    Args:
+        section: what it wrote.
+        changes: options that shall be others, such as "realism.action_noise=0.1".
+
     Raises:
+        UsageError: the changes do not fit the task.
         RobotrlError: its class is not installed here, its options do not fit, or its model file is missing.
     """
+    if changes:
+        rebuild_task(section)  # what is wrong without them is not their fault
     try:
         document = OmegaConf.create({"_target_": section["_target_"], **section["options"]})
+        document.merge_with_dotlist(list(changes))
         task = resolve_task(OmegaConf.to_container(document, resolve=True))  # type: ignore[arg-type]
     except (KeyError, TypeError) as error:
         raise RobotrlError(f"contract: task has no {error}") from error
     except UsageError as error:
+        if changes:
+            raise UsageError(f"{' '.join(changes)}: {error}") from error
         raise RobotrlError(f"the bundle's task cannot be rebuilt here: {error}") from error
     if not isinstance(task, Task | ForeignTask):
         raise RobotrlError(f"the bundle's task {section['_target_']} is not a robotrl task")

@@ -20,7 +20,7 @@ import mujoco
 from robotrl.core.checks import at_least, within
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.types import ObsTerm
-from robotrl.sim.actuators import Actuator, replace_actuators
+from robotrl.sim.actuators import Actuator, Kind, replace_actuators
 from robotrl.sim.disturbances import Kick, Push
 from robotrl.sim.draws import check_range
 from robotrl.sim.height_fields import fill, replace_floor
@@ -146,6 +146,11 @@ class Realism:
                 changed = copy.deepcopy(self)
                 set_parameter(changed, ramp.parameter, value, f"curriculum.{name}")
                 self._check_buffers(changed, name)
+
+    @property
+    def learned_actuators(self) -> bool:
+        """Whether an actuator is a network."""
+        return any(actuator.kind is Kind.NETWORK for actuator in self.actuators.values())
 
     def _check_buffers(self, changed: Realism, name: str) -> None:
         for group in ("actuator_delays", "sensor_delays"):

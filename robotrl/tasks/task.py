@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import mujoco
 import torch
@@ -40,12 +41,14 @@ class Task(_Options, ABC):
         control_dt_s: time between two actions, s; a whole multiple of the model's timestep.
         episode_length_s: time limit, s: reaching it truncates, it never terminates.
         stage: which derived fields are fresh after a step (see `Stage`).
+        advance_dt_s: `advance` takes whole multiples of it, s; None: of a physics step.
     """
 
     mjcf: Path
     control_dt_s: float
     episode_length_s: float
     stage: Stage = Stage.VELOCITY
+    advance_dt_s: ClassVar[float | None] = None
 
     def edit_spec(self, spec: mujoco.MjSpec) -> None:
         """Change the model before it is compiled: sensors, sites, sizes, actuators."""
@@ -72,14 +75,22 @@ class Task(_Options, ABC):
         """Remember what the reward compares with, before the physics advances."""
 
     def advance(self, sim: Sim, ctrl: Tensor, substeps: int) -> None:
-        """Advance the physics by one control step.
+        """Advance the physics, by a control step or a part of one.
 
         Args:
-            sim: the state before the step.
+            sim: the state before.
             ctrl: (N, A) float64 actuator commands in physical units.
-            substeps: physics steps in a control step.
+            substeps: physics steps to do.
         """
         sim.step(ctrl, substeps)
+
+    def after_step(self, sim: Sim, ctrl: Tensor) -> None:
+        """Take note of what a whole control step brought, before rewards and observations ask for it.
+
+        Args:
+            sim: the state after the step.
+            ctrl: (N, A) float64 actuator commands of the step in physical units.
+        """
 
     @abstractmethod
     def observe(self, sim: Sim) -> dict[str, dict[str, Tensor]]:

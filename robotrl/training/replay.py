@@ -13,7 +13,6 @@ from torch import Tensor
 from robotrl.core.errors import RobotrlError
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.description import rebuild_task
-from robotrl.sim.actuators import Kind
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.sim.rendering import Quality, Renderer
 from robotrl.sim.variant_sim import VariantSim
@@ -141,7 +140,7 @@ def resimulate(recording: FailureRecording) -> Tensor:
     """
     env = simulation_of(recording)
     sim, task = env.sim, env.task
-    if any(actuator.kind is Kind.NETWORK for actuator in task.realism.actuators.values()):
+    if task.realism.learned_actuators:
         raise RobotrlError(
             f"{recording.path} cannot be computed anew: what its learned actuators remembered is not recorded"
         )
@@ -158,7 +157,9 @@ def resimulate(recording: FailureRecording) -> Tensor:
         computed[i] = state[0]
         if i + 1 < len(computed):
             task.before_step(sim)
-            task.advance(sim, recording.commands[i : i + 1], env.substeps)
+            commands = recording.commands[i : i + 1]
+            task.advance(sim, commands, env.substeps)
+            task.after_step(sim, commands)
             now = state.clone()
     return computed
 

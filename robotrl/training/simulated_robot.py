@@ -8,21 +8,18 @@ target, a damper by joint damping.
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 import torch
 
-from robotrl.core.checks import at_least, within
-from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.checks import at_least, whole_ratio, within
+from robotrl.core.errors import UsageError
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.runtime.binding import GRAVITY, JOINT_POSITION, JOINT_VELOCITY, element_names
 from robotrl.deploy.runtime.machine import State
-from robotrl.deploy.runtime.rate import Rate
 from robotrl.deploy.runtime.robots.robot import (
     FEEDFORWARD,
     KD,
@@ -33,18 +30,12 @@ from robotrl.deploy.runtime.robots.robot import (
     Layout,
     Signal,
 )
-from robotrl.deploy.runtime.robots.server import RobotServer
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.description import rebuild_task
-from robotrl.sim.actuators import Kind
-from robotrl.sim.threads import one_torch_thread
 from robotrl.tasks.task import Task
+from robotrl.training.attempts import Attempt
 
-TIMEOUT_S = 0.25
-"""Without a command for so long the robot damps itself, s."""
 READINGS_PER_STEP = 4
-_LONGEST_CATCH_UP_S = 0.1
-_MOST_LATE = 200
 
 
 @dataclass(frozen=True)
@@ -77,18 +68,23 @@ class SimulatedRobot:
 
     It is held in the task's initial pose until it is armed where position drives move all its joints, and
     until the policy takes over where not: nothing else could hold it up. When commands end it damps itself,
-    and a second later it is back in an initial pose.
+    and a second later it is back in an initial pose. What the policy does from taking over until the task
+    ends, or until it is stopped, is scored as an episode of the task would be.
 
     Args:
         bundle: whose task is simulated.
         troubles: that it has.
+        changes: options of the task that are others here, such as "realism.action_noise=0.1".
+
+    Attributes:
+        attempts: that ended.
 
     Raises:
-        UsageError: the bundle's task cannot be simulated as a robot; says why.
+        UsageError: the bundle's task cannot be simulated as a robot, or the changes do not fit; says why.
     """
 
-    def __init__(self, bundle: Bundle, troubles: Troubles) -> None:
-        self._task, self._contract, self._troubles = _own_task(bundle), bundle.contract, troubles
+    def __init__(self, bundle: Bundle, troubles: Troubles, changes: Sequence[str] = ()) -> None:
+        self._task, self._contract, self._troubles = _own_task(bundle, changes), bundle.contract, troubles
         body, dt_s = bundle.contract.robot, bundle.contract.control_dt_s
         if body is None or dt_s is None:
             raise UsageError(f"{bundle.path} does not say which robot it is for: export it again")
@@ -97,8 +93,13 @@ class SimulatedRobot:
         self._env = VecEnv(self._task, 1, troubles.seed, num_threads=1)
         self._env.reset()
         self._sim, self._model = self._env.sim, self._env.sim.model
-        substeps = max(1, round(dt_s / READINGS_PER_STEP / self._sim.dt_s))
-        self.period_s, self._substeps = substeps * self._sim.dt_s, substeps
+        unit_s = self._task.advance_dt_s or self._sim.dt_s
+        self._unit_steps = whole_ratio("advance_dt_s", unit_s, self._sim.dt_s)
+        self._units = max(1, round(dt_s / READINGS_PER_STEP / unit_s))
+        self.period_s = self._units * unit_s
+        self._steps_done = 0
+        self._attempt: Attempt | None = None
+        self.attempts: list[Attempt] = []
         self._joints = [self._model.joint(_joint_id(self._model, joint.name)) for joint in body.joints]
         self._qpos = np.array([int(joint.qposadr[0]) for joint in self._joints], dtype=np.intp)
         self._dof = np.array([int(joint.dofadr[0]) for joint in self._joints], dtype=np.intp)
@@ -111,7 +112,7 @@ class SimulatedRobot:
         self._released_at = State.MOVE_TO_DEFAULT if stands and self._floating is None else State.POLICY
         self._damping = self._sim.param("dof_damping")
         self._model_damping = self._damping[0].clone()
-        self._released = False
+        self._released = self._over = False
         self.layout = self._layout()
         self._command = self._rest = self._damping_command()
         self._noise = self._noise_std(bundle)
@@ -209,17 +210,29 @@ class SimulatedRobot:
     def obey(self, command: Command) -> None:
         """Take a command."""
         self._command = command.rows[self._drive_rows]
-        self._released = self._released or State(command.state) >= self._released_at
+        state = State(command.state)
+        self._released = self._released or state >= self._released_at
+        if state is not State.POLICY:
+            self._end("a stop")
+        elif self._attempt is None and not self._over:
+            self._attempt = Attempt()
 
     def lie_down(self) -> None:
         """Damp, as no commands come."""
         self._command = self._rest
+        self._end("silence")
 
     def pick_up(self) -> None:
         """Go back to an initial pose, held."""
         if self._released:
-            self._released = False
+            self._released = self._over = False
+            self._steps_done = 0
             self._env.reset()
+
+    def _end(self, by: str) -> None:
+        if self._attempt is not None:
+            self.attempts.append(self._attempt.end(self._task, self._sim, by))
+            self._attempt = None
 
     @property
     def time_s(self) -> float:
@@ -228,8 +241,24 @@ class SimulatedRobot:
 
     def advance(self, periods: int) -> None:
         """Simulate some periods."""
-        for _ in range(self._substeps * periods if self._released else 0):
-            self._task.advance(self._sim, torch.from_numpy(self._controls()).unsqueeze(0), 1)
+        for _ in range(self._units * periods if self._released else 0):
+            if self._steps_done == 0:
+                self._task.before_step(self._sim)
+            ctrl = torch.from_numpy(self._controls()).unsqueeze(0)
+            self._task.advance(self._sim, ctrl, self._unit_steps)
+            self._steps_done += self._unit_steps
+            if self._steps_done >= self._env.substeps:
+                self._steps_done = 0
+                self._task.after_step(self._sim, ctrl)
+                self._score(ctrl)
+
+    def _score(self, ctrl: torch.Tensor) -> None:
+        """Take note of a control step under the policy."""
+        if self._attempt is not None:
+            self._attempt.add(self._task, self._sim, ctrl)
+            if self._attempt.terminated:
+                self._over = True
+                self._end("the task")
 
     def _controls(self) -> np.ndarray:
         """Return the model's commands (A,) that make the forces asked for."""
@@ -255,59 +284,14 @@ class SimulatedRobot:
         return controls
 
 
-@one_torch_thread()
-def serve(robot: SimulatedRobot, server: RobotServer, troubles: Troubles, over: Callable[[], bool]) -> None:
-    """Run a simulated robot in real time.
-
-    Args:
-        robot: to run.
-        server: publishes its readings and takes its commands.
-        troubles: delays and losses.
-        over: whether to end.
-
-    Raises:
-        RobotrlError: this machine is too slow for real time.
-    """
-    rate = Rate(robot.period_s)
-    rng = np.random.default_rng(troubles.seed)
-    commands: deque[tuple[float, Command]] = deque()
-    readings: deque[tuple[float, np.ndarray]] = deque()
-    num_signals = len(robot.layout.signals)
-    heard_s = time.monotonic()
-    while not over():
-        tick = rate.wait()
-        if rate.consecutive >= _MOST_LATE:
-            raise RobotrlError(
-                "this machine is too slow to simulate the robot in real time: "
-                f"{rate.consecutive} periods of {1e3 * robot.period_s:g} ms in a row began late"
-            )
-        command = server.poll()
-        if command is not None:
-            heard_s = tick.time_s
-            commands.append((tick.time_s + troubles.command_delay_s, command))
-        while commands and commands[0][0] <= tick.time_s:
-            robot.obey(commands.popleft()[1])
-        if tick.time_s - heard_s > TIMEOUT_S:
-            robot.lie_down()
-        if tick.time_s - heard_s > TIMEOUT_S + 1.0:
-            robot.pick_up()
-        robot.advance(min(tick.missed + 1, round(_LONGEST_CATCH_UP_S / robot.period_s) + 1))
-        measured_s = time.monotonic()
-        if rng.random() >= troubles.loss:
-            readings.append((measured_s, robot.measure()))
-        while readings and readings[0][0] <= measured_s - troubles.reading_delay_s:
-            then_s, values = readings.popleft()
-            server.publish(values, np.full(num_signals, then_s))
-
-
-def _own_task(bundle: Bundle) -> Task:
-    task = rebuild_task(bundle.contract.task)
+def _own_task(bundle: Bundle, changes: Sequence[str]) -> Task:
+    task = rebuild_task(bundle.contract.task, changes)
     if not isinstance(task, Task):
         raise UsageError(
             f"{bundle.path}: its task {bundle.contract.task['name']} is simulated by another library, there "
             "is no robot in it that could be commanded"
         )
-    if any(actuator.kind is Kind.NETWORK for actuator in task.realism.actuators.values()):
+    if task.realism.learned_actuators:
         raise UsageError(f"{bundle.path}: its task has learned actuators, which no simulated robot has")
     return task
 

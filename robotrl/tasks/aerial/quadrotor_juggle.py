@@ -78,6 +78,7 @@ class QuadrotorJuggle(Task):
 
     # all that is read is the state itself, besides commands, which lag by a physics step
     stage = Stage.NONE
+    advance_dt_s = flight_control.PERIOD_S
 
     def __post_init__(self) -> None:
         checks.above(self, 0.0, "ball_mass_kg", "physics_dt_s", "reward_scale")
@@ -159,15 +160,13 @@ class QuadrotorJuggle(Task):
 
     # --------------------------------------------------------------------------------------------- a step
 
-    def advance(self, sim: Sim, ctrl: Tensor, substeps: int) -> None:
-        """Fly for one control step under the flight controller, then look for a hit."""
-        first = sim.data("time") == 0.0
-        ball_velocity, in_reach = sim.data("qvel")[:, 6:9].clone(), self.in_reach(sim)
-        self._fly(sim, ctrl, substeps)
-        self._compare_actions(sim, ctrl, first)
-        self._note_hits(sim, ball_velocity, in_reach | self.in_reach(sim))
+    def before_step(self, sim: Sim) -> None:
+        """Remember where the ball was and how it flew."""
+        self._first = sim.data("time") == 0.0
+        self._ball_velocity, self._in_reach = sim.data("qvel")[:, 6:9].clone(), self.in_reach(sim)
 
-    def _fly(self, sim: Sim, ctrl: Tensor, substeps: int) -> None:
+    def advance(self, sim: Sim, ctrl: Tensor, substeps: int) -> None:
+        """Fly under the flight controller."""
         remembered = [MEMORY.of(sim, name) for name in ("smoothed_rates", "rate_integral", "throttle")]
         controller = FlightController(float(sim.model.body("drone").mass[0]), remembered[0])
         # a command's "force" is the command itself, delayed where it has a delay
@@ -178,6 +177,11 @@ class QuadrotorJuggle(Task):
             wrench = controller.update(command, gyro, *remembered)
             force[:, :3], force[:, 3:6] = wrench[:, :1] * up_axis(quaternion), wrench[:, 1:]
             sim.step(ctrl, steps)
+
+    def after_step(self, sim: Sim, ctrl: Tensor) -> None:
+        """Compare the action with the last one, and look for a hit."""
+        self._compare_actions(sim, ctrl, self._first)
+        self._note_hits(sim, self._ball_velocity, self._in_reach | self.in_reach(sim))
 
     def _steps_per_update(self, physics_dt_s: float) -> int:
         return whole_ratio("the flight controller's period", flight_control.PERIOD_S, physics_dt_s)

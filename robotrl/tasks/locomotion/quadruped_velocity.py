@@ -145,9 +145,8 @@ class QuadrupedVelocity(Task):
         """Remember the last command."""
         self._last_ctrl = sim.data("ctrl").clone()
 
-    def advance(self, sim: Sim, ctrl: Tensor, substeps: int) -> None:
-        """Step, then see which feet came down and how far the velocity is from the command."""
-        sim.step(ctrl, substeps)
+    def after_step(self, sim: Sim, ctrl: Tensor) -> None:
+        """See which feet came down and how far the velocity is from the command."""
         grounded, air_time = self.foot_force(sim) > 1.0, MEMORY.of(sim, "air_time")
         beyond = (air_time.clamp(*STEP_S) - STEP_S[0]) * grounded
         walking = self.command(sim).norm(dim=1) > 0.1
