@@ -68,11 +68,13 @@ each simulator, and as delay, friction, mass or noise are changed, goes to robus
 robustness.png. Exit code 1 if a check fails.""",
         "verify runs/NAME/bundle\nverify runs/NAME/bundle --episodes 100\n"
         "verify runs/NAME/bundle --sweep delay=0..40ms,friction=0.5..1.5 --require-delay-margin 0.02\n"
-        "verify runs/NAME/bundle --sim cpu,warp",
+        "verify runs/NAME/bundle --sim cpu,warp,dm_control",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder of a bundle")
     parser.add_argument(
-        "--sim", metavar="S,S", help="simulators of fresh episodes: cpu, warp (a GPU), warp_cpu (default cpu)"
+        "--sim",
+        metavar="S,S",
+        help="simulators of fresh episodes: cpu, warp (a GPU), warp_cpu, dm_control (default cpu)",
     )
     parser.add_argument(
         "--episodes", metavar="N", type=int, help=f"fresh episodes behind every mean (default {_EPISODES})"

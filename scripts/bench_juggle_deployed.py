@@ -3,10 +3,9 @@
     python scripts/bench_juggle_deployed.py BUNDLE [--conditions identified randomised light] [--trials 10]
         [--cap-s 900] [--beside 4] [--out FILE]
 
-BUNDLE is an export of a run of the recipe juggle_ppo with `--format onnx,c`. A trial is `robotrl deploy` of
-the compiled policy, armed over `robotrl tell`, against `robotrl simulate-robot`, over loopback, in real time;
-it ends when the task does (a miss, a hit too soon) or at the cap. Measurements carry noise of 1 % of their
-spread. Conditions, each in every trial drawn anew where it is a range:
+BUNDLE is an export of a run of the recipe juggle_ppo with `--format onnx,c`. Trials are those of
+`deployed_trials`; one ends when the task does (a miss, a hit too soon) or at the cap. Measurements carry
+noise of 1 % of their spread. Conditions, each in every trial drawn anew where it is a range:
 
 identified  restitution 0.82 (the paper's racket), command delay 8 ms on top of what processes and packets
             cost, the masses of training
@@ -20,19 +19,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import secrets
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from bench_common import RESULTS, interval_of_mean, provenance, write_json
 from collect_runs import without_machine_paths
+from deployed_trials import trial
 
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.c_policy import compile_policy
@@ -50,64 +44,13 @@ CONDITIONS = {
 NOISE = "0.01"
 # a drone takes off at once: there is no pose to move to, and half of its thrust would not carry it
 LIMITS = "blend_s: 0\nmove_s: 0.1\n"
-_RESULT = re.compile(r"attempt 1: ([\d.]+) s, .*hits (\d+); ended by (.*)")
-ROBOTRL = [sys.executable, "-m", "robotrl"]
 
 
-def free_port() -> int:
-    """Return a UDP port of loopback that nobody has now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def trial(bundle: Path, library: Path, changes: list[str], seed: int, cap_s: float) -> dict[str, Any]:
-    """Return hits, duration and what ended it, of one robot and one deployment."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        key = folder / "key"
-        key.write_text(secrets.token_hex(32))
-        keyed = ["--key-file", str(key)]
-        words = ["simulate-robot", str(bundle), *changes, "--attempts", "1"]
-        words += ["--seed", str(seed), "--noise", NOISE, *keyed]
-        with subprocess.Popen([*ROBOTRL, *words], stdout=subprocess.PIPE, text=True) as robot:
-            assert robot.stdout is not None
-            try:
-                address = robot.stdout.readline().strip()
-                words = ["deploy", str(bundle), "--robot", address, "--policy", str(library), *keyed]
-                said = deploy(words, robot, keyed, cap_s, folder)
-                line = robot.stdout.readline()
-            finally:
-                robot.kill()
-    found = _RESULT.match(line)
-    if found is None:
-        raise RuntimeError(f"the robot said {line!r}, the deployment\n{said}")
-    duration_s, hits, by = found.groups()
-    return {"seed": seed, "hits": int(hits), "duration_s": float(duration_s), "ended_by": by}
-
-
-def deploy(
-    words: list[str], robot: subprocess.Popen[str], keyed: list[str], cap_s: float, folder: Path
-) -> str:
-    """Arm a deployment and let it run until the robot or the deployment ends; return what it said."""
-    limits, log, operator = folder / "limits.yaml", folder / "deploy.txt", f"127.0.0.1:{free_port()}"
-    limits.write_text(LIMITS)
-    words += ["--limits", str(limits), "--operator", operator, "--duration", str(cap_s)]
-    with log.open("w") as out:
-        deployment = subprocess.Popen([*ROBOTRL, *words], cwd=folder, stdout=out, stderr=out)
-        try:
-            for word, state in (("arm", "READY"), ("go", "HOLD")):
-                while state not in log.read_text():
-                    if deployment.poll() is not None:
-                        return log.read_text()
-                    time.sleep(0.05)
-                subprocess.run([*ROBOTRL, "tell", operator, word, *keyed], check=True, capture_output=True)
-            while deployment.poll() is None and robot.poll() is None:
-                time.sleep(0.5)
-        finally:
-            deployment.terminate()
-            deployment.wait()
-    return log.read_text()
+def juggle(bundle: Path, library: Path, changes: list[str], seed: int, cap_s: float) -> dict[str, Any]:
+    """Return what a trial with a robot of one's own came to."""
+    return {"seed": seed} | trial(
+        bundle, library, [*changes, "--seed", str(seed), "--noise", NOISE], LIMITS, cap_s
+    )
 
 
 def main() -> None:
@@ -134,7 +77,7 @@ def main() -> None:
             changes = CONDITIONS[name]
             found = content["conditions"].setdefault(name, {"options": changes, "trials": []})
             left = sorted(set(range(args.trials)) - {done["seed"] for done in found["trials"]})
-            jobs = [pool.submit(trial, args.bundle, library, changes, seed, args.cap_s) for seed in left]
+            jobs = [pool.submit(juggle, args.bundle, library, changes, seed, args.cap_s) for seed in left]
             for job in as_completed(jobs):
                 found["trials"].append(job.result())
                 hits = [done["hits"] for done in found["trials"]]

@@ -90,6 +90,11 @@ class Effects:
         self._networks.reset(ids)
         self._delays.fill(ids)
 
+    def disturb(self) -> None:
+        """Let a control step begin: what changes during episodes changes, pushes and kicks act."""
+        self._randomizer.step(self._rng)
+        self._disturbances.step(self._rng)
+
     def step(self, task: Task, ctrl: Tensor, substeps: int, recorder: FailureRecorder | None = None) -> None:
         """Disturb the coming control step and advance the physics by it.
 
@@ -99,8 +104,7 @@ class Effects:
             substeps: physics steps in a control step.
             recorder: remembers the state and the commands as they are once disturbed.
         """
-        self._randomizer.step(self._rng)
-        self._disturbances.step(self._rng)
+        self.disturb()
         if self._realism.action_noise:
             ctrl = self._noisy(ctrl)
         if recorder is not None:

@@ -117,6 +117,10 @@ class VecEnv:
         """
         return self._effects.set_progress(progress)
 
+    def disturb(self) -> None:
+        """Push, kick and change what the task's realism says; for who advances the physics without `step`."""
+        self._effects.disturb()
+
     def step(self, action: Tensor) -> Step:
         """Advance every environment by one control step.
 

@@ -24,13 +24,15 @@ from robotrl.export.description import rebuild_task
 from robotrl.export.verify import Check
 from robotrl.sim.sim import MakeSim
 from robotrl.tasks.task import Task
+from robotrl.training.dm_control_original import original_of
 from robotrl.training.evaluation import Evaluation, evaluate_controller
 from robotrl.training.play import bundle_controller
 from robotrl.training.run_folder import write_json
 from robotrl.training.sweeps import Sweep, changed
 
-SIMS = ("cpu", "warp", "warp_cpu")
-"""MuJoCo; mujoco-warp in float32 on a GPU; the same without one, for small tasks."""
+SIMS = ("cpu", "warp", "warp_cpu", "dm_control")
+"""MuJoCo; mujoco-warp in float32 on a GPU; the same without one, for small tasks; dm_control's own task."""
+ORIGINAL = SIMS[-1]
 # of the nominal return, which a policy may lose before it counts as disturbed
 LOSS = 0.2
 # by which the means of two simulators may differ even where many episodes tell them apart
@@ -121,12 +123,16 @@ def measure(
     if isinstance(task, ForeignTask):
         raise UsageError(f"only robotrl's own tasks can be simulated and changed here, not {task.name}")
     variants = [(sweep, [changed(task, sweep, value) for value in sweep.values]) for sweep in sweeps]
+    if sweeps and sims[0] == ORIGINAL:
+        raise UsageError(f"--sweep changes robotrl's own tasks: name another simulator before {ORIGINAL}")
+    original = original_of(task, bundle.contract.task["name"]) if ORIGINAL in sims else task
     make_sims = {sim: _make_sim(sim) for sim in sims}
     result = Robustness(episodes, seed)
 
     def score(variant: Task, sim: str, label: str) -> Score:
         controller = bundle_controller(bundle, variant, seed)
-        found = Score.of(evaluate_controller(controller, variant, episodes, seed, make_sim=make_sims[sim]))
+        run = original if sim == ORIGINAL else variant
+        found = Score.of(evaluate_controller(controller, run, episodes, seed, make_sim=make_sims[sim]))
         tell(f"{label}: {found}")
         return found
 
@@ -254,7 +260,7 @@ def _draw(result: Robustness, path: Path) -> None:
 
 
 def _make_sim(name: str) -> MakeSim | None:
-    if name == "cpu":
+    if name in ("cpu", ORIGINAL):
         return None
     if name == "warp" and not torch.cuda.is_available():
         raise UsageError(

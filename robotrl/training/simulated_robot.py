@@ -66,6 +66,7 @@ class Troubles:
 class SimulatedRobot:
     """The robot of a bundle's task.
 
+    Its masses, friction, delays and pushes are drawn as the task's realism says; noise is that of `troubles`.
     It is held in the task's initial pose until it is armed where position drives move all its joints, and
     until the policy takes over where not: nothing else could hold it up. When commands end it damps itself,
     and a second later it is back in an initial pose. What the policy does from taking over until the task
@@ -244,6 +245,7 @@ class SimulatedRobot:
         for _ in range(self._units * periods if self._released else 0):
             if self._steps_done == 0:
                 self._task.before_step(self._sim)
+                self._env.disturb()
             ctrl = torch.from_numpy(self._controls()).unsqueeze(0)
             self._task.advance(self._sim, ctrl, self._unit_steps)
             self._steps_done += self._unit_steps
