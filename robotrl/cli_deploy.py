@@ -60,7 +60,7 @@ def deploy(words: Sequence[str]) -> None:
     if dt_s is None or contract.robot is None:
         raise RobotrlError(f"{args.bundle} does not say which robot it is for, or how fast: export it again")
     network = network_of(args.policy, bundle)
-    acts = execution(args.chunks, network, limits.hold_steps)
+    acts = execution(args.chunks, network, limits)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     with robot_address(args.robot, args.bundle) as address:
         robot = WatchedRobot(address, limits.silence_s(dt_s), key)

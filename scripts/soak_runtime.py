@@ -85,7 +85,7 @@ def main() -> None:
     if contract.control_dt_s is None:
         raise UsageError(f"{args.bundle} does not tell its control rate")
     network = network_of(args.policy, bundle)
-    acts = execution("queue", network, LIMITS.hold_steps)
+    acts = execution("queue", network, LIMITS)
     with robot_address("sim", args.bundle) as address:
         robot = WatchedRobot(address, LIMITS.silence_s(contract.control_dt_s))
         try:

@@ -14,7 +14,7 @@ from runtime_common import DEFAULT, DT_S, EFFORT, KD_, KP_, Network, contract
 
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.robot_contract import Drive
-from robotrl.deploy.runtime.chunks import RealTimeChunks, TemporalEnsemble, UnderrunError
+from robotrl.deploy.runtime.chunks import MostCoherent, RealTimeChunks, TemporalEnsemble, UnderrunError
 from robotrl.deploy.runtime.decide import check_recordings, execution
 from robotrl.deploy.runtime.drives import Drives, minimum_jerk
 from robotrl.deploy.runtime.histogram import Histogram
@@ -121,7 +121,7 @@ class Later(Executor):
 
 def test_real_time_chunks_play_the_old_decision_while_the_next_is_made() -> None:
     later = Later()
-    play = RealTimeChunks(lambda o: chunk(100 * o[0], 8), 8, 3, executor=later)
+    play = RealTimeChunks(lambda o, _: chunk(100 * o[0], 8), 8, 3, executor=later)
 
     def step(t: int) -> float:
         return float(play(np.array([float(t)]))[0])
@@ -137,7 +137,7 @@ def test_real_time_chunks_play_the_old_decision_while_the_next_is_made() -> None
 
 def test_a_decision_from_before_a_reset_is_never_played() -> None:
     later = Later()
-    play = RealTimeChunks(lambda o: chunk(100 * o[0], 4), 4, 1, executor=later)
+    play = RealTimeChunks(lambda o, _: chunk(100 * o[0], 4), 4, 1, executor=later)
     for t in range(2):
         play(np.array([float(t)]))
     play.reset()
@@ -147,7 +147,7 @@ def test_a_decision_from_before_a_reset_is_never_played() -> None:
 
 
 def test_an_underrun_holds_the_last_action_for_some_steps_then_fails() -> None:
-    play = RealTimeChunks(lambda o: chunk(0, 4), 4, 1, hold_steps=2, executor=Later())
+    play = RealTimeChunks(lambda o, _: chunk(0, 4), 4, 1, hold_steps=2, executor=Later())
     played = [float(play(np.zeros(1))[0]) for _ in range(6)]
     assert played == [0, 1, 2, 3, 3, 3]
     with pytest.raises(UnderrunError, match="takes longer than"):
@@ -155,7 +155,7 @@ def test_an_underrun_holds_the_last_action_for_some_steps_then_fails() -> None:
 
 
 def test_real_time_chunks_in_their_own_thread() -> None:
-    play = RealTimeChunks(lambda o: chunk(o[0], 60), 60, 2)
+    play = RealTimeChunks(lambda o, _: chunk(o[0], 60), 60, 2)
     previous = float(play(np.array([0.0]))[0])
     for t in range(1, 150):
         time.sleep(0.002)
@@ -168,7 +168,39 @@ def test_real_time_chunks_in_their_own_thread() -> None:
 @pytest.mark.parametrize("execute", [0, 6, 7])
 def test_real_time_chunks_need_some_of_a_decision_to_play_on(execute: int) -> None:
     with pytest.raises(UsageError, match="1 <= execute < 6"):
-        RealTimeChunks(lambda o: chunk(0), 6, execute)
+        RealTimeChunks(lambda o, _: chunk(0), 6, execute)
+
+
+def test_a_decision_goes_on_with_the_one_before() -> None:
+    """Noise says whether to go up or down; of 64 decisions one that goes on is taken."""
+
+    class EitherWay:
+        contract = contract(horizon=4, noise_dim=1)
+
+        def __call__(self, observation: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+            assert noise is not None
+            return np.outer(np.sign(noise) * np.array([1.0, 2.0, 3.0, 4.0]), [1.0, 0.0]).ravel()
+
+    for seed in range(5):
+        play, signs = execution("realtime", EitherWay(), Limits(candidates=64), seed), []
+        for _ in range(100):
+            signs.append(np.sign(play(np.zeros(7))[0]))
+            time.sleep(0.001)
+        assert len(set(signs)) == 1
+    play = execution("realtime", EitherWay(), Limits(candidates=1))
+    signs = []
+    for _ in range(100):
+        signs.append(np.sign(play(np.zeros(7))[0]))
+        time.sleep(0.001)
+    assert len(set(signs)) == 2  # without the choice it changes its mind
+
+
+def test_what_is_nearest_counts_what_both_decisions_have_in_units_of_scale() -> None:
+    made = iter([[[0.0, 5.0], [9.0, 9.0]], [[0.5, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    nearest = MostCoherent(lambda o: np.array(next(made)), 2, np.array([0.1, 10.0]))
+    # one action is left of the old decision: distances 0.5 of 10 against 0.5 of 0.1
+    assert nearest(np.zeros(1), np.zeros((1, 2))).tolist() == [[0.0, 5.0], [9.0, 9.0]]
+    assert nearest(np.zeros(1), None).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_ways_of_execution_and_what_they_need() -> None:
@@ -185,7 +217,7 @@ def test_ways_of_execution_and_what_they_need() -> None:
 
     played = {}
     for kind in ("queue", "ensemble", "realtime"):
-        play = execution(kind, Chunks(), 3, seed=7)
+        play = execution(kind, Chunks(), Limits(), seed=7)
         played[kind] = [play(np.full(7, float(t))).tolist() for t in range(2)]
     assert played["queue"] == played["realtime"] == [[0, 1], [2, 3]]
     weight = math.exp(-0.01)
@@ -194,9 +226,9 @@ def test_ways_of_execution_and_what_they_need() -> None:
     )
     np.testing.assert_array_equal(noises[0], noises[1])  # the same seed
     with pytest.raises(UsageError, match="one action at a time"):
-        execution("ensemble", Network(lambda o: chunk(0, 1), contract()), 3)
+        execution("ensemble", Network(lambda o: chunk(0, 1), contract()), Limits())
     with pytest.raises(UsageError, match="expected queue, ensemble, realtime"):
-        execution("fast", Chunks(), 3)
+        execution("fast", Chunks(), Limits())
 
 
 def test_recordings_that_do_not_come_out_again_are_refused() -> None:

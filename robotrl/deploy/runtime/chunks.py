@@ -15,6 +15,8 @@ import numpy as np
 from robotrl.core.errors import RobotrlError, UsageError
 
 Decide = Callable[[np.ndarray], np.ndarray]
+GoOn = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+"""Decides, given also what the decision before would still play, (m, A), None for the first one."""
 
 
 class UnderrunError(RobotrlError):
@@ -69,14 +71,38 @@ class TemporalEnsemble:
         return action
 
 
+class MostCoherent:
+    """Of several decisions for the same observation, the one that goes on best with the decision before.
+
+    A policy that decides from noise may go left now where it meant to go right a moment ago. Taken is the
+    decision with the smallest squared distance to the old one over the control steps that both have: the
+    backward coherence of bidirectional decoding (Liu et al. 2024, arXiv:2408.17355), all steps counting
+    alike, as nobody knows yet in which the new decision will take over.
+
+    Args:
+        decide: the policy.
+        candidates: decisions to choose from, at least 1.
+        scale: (A,) what counts as a distance of 1.
+    """
+
+    def __init__(self, decide: Decide, candidates: int, scale: np.ndarray) -> None:
+        self._decide, self._candidates, self._scale = decide, candidates, scale
+
+    def __call__(self, observation: np.ndarray, rest: np.ndarray | None) -> np.ndarray:
+        """Return the decision (h, A)."""
+        if rest is None or len(rest) == 0:
+            return self._decide(observation)
+        made = [self._decide(observation) for _ in range(self._candidates)]
+        return min(made, key=lambda new: float(np.square((new[: len(rest)] - rest) / self._scale).sum()))
+
+
 class RealTimeChunks:
     """Decides in another thread while the actions of the last decision are played.
 
     A decision starts once `execute` actions of the last one are played. While it is made the old one is
     played on; when it comes, d control steps later, its first d actions are those that are over, and it is
     played from its d-th. This is the execution of real-time chunking (Black et al. 2025, arXiv:2506.07339,
-    algorithm 1) with the old actions frozen outside of the network: a policy trained or guided to continue
-    them makes no jump at the seam, another one may.
+    algorithm 1); the old actions are not fed to the network, `decide` is told them and may choose by them.
 
     Args:
         decide: the policy; it runs in one other thread.
@@ -91,7 +117,7 @@ class RealTimeChunks:
 
     def __init__(
         self,
-        decide: Decide,
+        decide: GoOn,
         horizon: int,
         execute: int,
         hold_steps: int = 3,
@@ -125,9 +151,10 @@ class RealTimeChunks:
             if self._pending is not None:
                 self._pending.result()
                 self._pending = None
-            self._chunk, self._position = self._decide(observation), 0
+            self._chunk, self._position = self._decide(observation, None), 0
         elif self._pending is None and self._position >= self._execute:
-            self._pending = self._executor.submit(self._labelled, self._epoch, np.array(observation))
+            rest = self._chunk[self._position :]
+            self._pending = self._executor.submit(self._labelled, self._epoch, np.array(observation), rest)
             self._since = 0
         self._since += 1
         if self._position < len(self._chunk):
@@ -142,8 +169,8 @@ class RealTimeChunks:
         action: np.ndarray = self._chunk[self._position - 1]
         return action
 
-    def _labelled(self, epoch: int, observation: np.ndarray) -> tuple[int, np.ndarray]:
-        return epoch, self._decide(observation)
+    def _labelled(self, epoch: int, observation: np.ndarray, rest: np.ndarray) -> tuple[int, np.ndarray]:
+        return epoch, self._decide(observation, rest)
 
     def _collect(self) -> None:
         """Change to a decision that has come."""

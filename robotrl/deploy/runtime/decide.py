@@ -9,18 +9,19 @@ import numpy as np
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.bundle import action_error
 from robotrl.deploy.controller import BundleController, Decides
-from robotrl.deploy.runtime.chunks import Execution, RealTimeChunks, TemporalEnsemble
+from robotrl.deploy.runtime.chunks import Execution, MostCoherent, RealTimeChunks, TemporalEnsemble
+from robotrl.deploy.runtime.limits import Limits
 
 EXECUTIONS = ("queue", "ensemble", "realtime")
 
 
-def execution(kind: str, network: Decides, hold_steps: int, seed: int = 0) -> Execution:
+def execution(kind: str, network: Decides, limits: Limits, seed: int = 0) -> Execution:
     """Return a way of executing decisions.
 
     Args:
         kind: one of `EXECUTIONS`.
         network: makes them.
-        hold_steps: control steps for which an action is held when a decision is late.
+        limits: say what real-time chunking may do.
         seed: of the noise that decisions are made from.
 
     Raises:
@@ -41,7 +42,9 @@ def execution(kind: str, network: Decides, hold_steps: int, seed: int = 0) -> Ex
 
     if kind == "ensemble":
         return TemporalEnsemble(decide)
-    return RealTimeChunks(decide, contract.horizon, max(1, contract.horizon // 2), hold_steps)
+    scale = np.array([term.scale for term in contract.outputs])
+    go_on = MostCoherent(decide, limits.candidates if contract.noise_dim else 1, scale)
+    return RealTimeChunks(go_on, contract.horizon, max(1, contract.horizon // 2), limits.hold_steps)
 
 
 def check_recordings(network: Decides, golden: Mapping[str, np.ndarray]) -> None:

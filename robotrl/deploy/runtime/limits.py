@@ -55,13 +55,16 @@ class Limits:
     overrun_share: float = 0.01
     """Share of such periods in 10 s."""
     hold_steps: int = 3
-    """Control steps for which the last action is held when a decision is late."""
+    """Control steps for which the last action is held when a decision is late (`--chunks realtime`)."""
+    candidates: int = 8
+    """Decisions that a policy with noise makes each time (`--chunks realtime`): the one that goes on best
+    with the decision before is taken."""
 
     def __post_init__(self) -> None:
         positive = ("tilt_rad", "joint_velocity", "mean_joint_velocity", "command_rate", "obs_abs_max")
         above(self, 0.0, *positive, "max_obs_age_s", "move_s", "pose_tolerance", "watchdog_s")
         at_least(self, 0.0, "quaternion_tolerance", "blend_s", "damping_kd", "hold_steps")
-        at_least(self, 1, "consecutive_overruns")
+        at_least(self, 1, "consecutive_overruns", "candidates")
         within(self, "(0, 1]", "soft_limit_share", "effort_share", "overrun_share")
         for name, (low, high) in self.signals.items():
             if not low < high:
