@@ -174,25 +174,22 @@ def test_real_time_chunks_need_some_of_a_decision_to_play_on(execute: int) -> No
 def test_a_decision_goes_on_with_the_one_before() -> None:
     """Noise says whether to go up or down; of 64 decisions one that goes on is taken."""
 
-    class EitherWay:
-        contract = contract(horizon=4, noise_dim=1)
+    def changes(candidates: int) -> int:
+        rng, later = np.random.default_rng(0), Later()
 
-        def __call__(self, observation: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-            assert noise is not None
-            return np.outer(np.sign(noise) * np.array([1.0, 2.0, 3.0, 4.0]), [1.0, 0.0]).ravel()
+        def decide(observation: np.ndarray) -> np.ndarray:
+            return np.outer(rng.choice([-1.0, 1.0]) * np.arange(1.0, 5.0), [1.0, 0.0])
 
-    for seed in range(5):
-        play, signs = execution("realtime", EitherWay(), Limits(candidates=64), seed), []
-        for _ in range(100):
-            signs.append(np.sign(play(np.zeros(7))[0]))
-            time.sleep(0.001)
-        assert len(set(signs)) == 1
-    play = execution("realtime", EitherWay(), Limits(candidates=1))
-    signs = []
-    for _ in range(100):
-        signs.append(np.sign(play(np.zeros(7))[0]))
-        time.sleep(0.001)
-    assert len(set(signs)) == 2  # without the choice it changes its mind
+        play = RealTimeChunks(MostCoherent(decide, candidates, np.ones(2)), 4, 2, executor=later)
+        played = []
+        for _ in range(200):
+            played.append(np.sign(play(np.zeros(1))[0]))
+            if later.waiting:
+                later.finish()
+        return int(np.count_nonzero(np.diff(played)))
+
+    assert changes(64) == 0
+    assert changes(1) > 20  # without the choice it changes its mind
 
 
 def test_what_is_nearest_counts_what_both_decisions_have_in_units_of_scale() -> None:
