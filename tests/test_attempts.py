@@ -89,6 +89,16 @@ def test_a_new_attempt_needs_a_robot_that_was_picked_up(juggle: Bundle) -> None:
     assert str(robot.attempts[1]).startswith("0.10 s, return ")
 
 
+def test_an_attempt_ends_where_the_simulation_diverges(juggle: Bundle) -> None:
+    """MuJoCo starts such a simulation anew by itself, so that it would go on as if nothing had been."""
+    robot = SimulatedRobot(juggle, Troubles())
+    fly(robot, [0.0, 0.0, 0.0, 9.8], 5)
+    robot._sim.data("qvel")[:, 8] = 1e12
+    fly(robot, [0.0, 0.0, 0.0, 9.8], 5)
+    (attempt,) = robot.attempts
+    assert attempt.ended_by == "a diverged simulation" and 5 <= attempt.steps <= 6
+
+
 def test_only_what_happens_under_the_policy_counts(tmp_path: Path) -> None:
     robot = SimulatedRobot(bundle_of(ArmTask(), tmp_path / "bundle"), Troubles())
     rows = np.zeros((len(JOINTS), 5))

@@ -35,7 +35,8 @@ MJCF = """
       <body><joint name="hip" axis="0 1 0" range="-1.5 0.5"/><geom size="0.1"/>
         <body><joint name="knee" axis="0 1 0"/><geom size="0.1"/>
           <body><joint name="lift" type="slide" range="0 0.3"/><geom size="0.1"/>
-            <body><joint name="wheel" axis="0 1 0"/><geom size="0.1"/><site name="tip"/></body>
+            <body><joint name="wheel" axis="0 1 0" actuatorfrcrange="-4 4"/>
+              <geom size="0.1"/><site name="tip"/></body>
           </body></body></body></body>
   </worldbody>
   <actuator>
@@ -101,12 +102,13 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
         Joint("wheel", "rad", None, None, 2.0),
     )
     assert robot.drives == (
-        # force 2 (40 (u - 2 q) - 3 (2 qd)) = 160 (u / 2 - q) - 12 qd, cut at 2 * 15
-        Drive("hip_servo", "position", "hip", 160.0, 12.0, 30.0, None, 0.5),
+        # force 2 (40 (u - 2 q) - 3 (2 qd)) = 160 (u / 2 - q) - 12 qd, cut at -2 * 15 and 2 * 10
+        Drive("hip_servo", "position", "hip", 160.0, 12.0, 20.0, None, 0.5),
         Drive("knee_motor", "effort", "knee", 0.0, 0.0, 10.0, 0.0, -5.0),
         # 0.5 * 8 (u - 0.5 qd) = 2 (2 u - qd); its slowest command is 0.2
         Drive("lift_drive", "velocity", "lift", 0.0, 2.0, None, 0.2, 2.0),
-        Drive("wheel_pd", "position", "wheel", 20.0, 1.0, None, None, 0.5),
+        # its joint takes no more than 4 N m from all its actuators
+        Drive("wheel_pd", "position", "wheel", 20.0, 1.0, 4.0, None, 0.5),
         Drive("jet", "other", None, 0.0, 0.0, None, 0.0),
         Drive("slow", "other", None, 0.0, 0.0, None, 0.0),
     )
@@ -133,8 +135,8 @@ def test_drives_make_mujocos_forces(tmp_path: Path) -> None:
                 "effort": c,
             }[drive.mode]
             limit = drive.effort_limit or np.inf
-            if i == 0:
-                force = np.clip(force, -30.0, 20.0)  # the model's own range is lopsided
+            if i == 0:  # the model's own range is lopsided, the contract keeps to its smaller side
+                force, limit = np.clip(force, -30.0, 20.0), np.inf
             assert data.qfrc_actuator[6 + i] == pytest.approx(np.clip(force, -limit, limit), abs=1e-12)
 
 

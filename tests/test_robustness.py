@@ -126,6 +126,7 @@ def test_what_has_to_hold() -> None:
     assert passed(Score(100.0, 95.0, 105.0, 1)) == [True, False, True]
     assert passed(Score(None, None, None, 20)) == [True, False, True]
     assert passed(scores(100.0)[0], Score(100.0, 95.0, 105.0, 2)) == [False, True, True]
+    assert passed(scores(100.0)[0], Score(None, None, None, 20)) == [False, False, True]
     assert passed(scores(100.0)[0], required_delay_margin_s=0.01) == [True, True, True]
     assert passed(scores(100.0)[0], required_delay_margin_s=0.02) == [True, True, False]
 

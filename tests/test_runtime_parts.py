@@ -146,6 +146,31 @@ def test_a_decision_from_before_a_reset_is_never_played() -> None:
     assert float(play(np.array([8.0]))[0]) == 701
 
 
+def test_a_decision_that_failed_is_told_once() -> None:
+    broken = [False]
+
+    def decide(observation: np.ndarray, rest: np.ndarray | None) -> np.ndarray:
+        if broken[0]:
+            raise RobotrlError("no")
+        return chunk(0, 4)
+
+    play = RealTimeChunks(decide, 4, 1)
+    play(np.zeros(1))
+    broken[0] = True
+    with pytest.raises(RobotrlError, match="no"):
+        for _ in range(3):
+            play(np.zeros(1))
+            time.sleep(0.05)
+    broken[0] = False
+    play.reset()
+    assert [float(play(np.zeros(1))[0]) for _ in range(2)] == [0, 1]
+    broken[0] = True
+    time.sleep(0.05)
+    play.reset()  # while one that fails is still to be collected
+    broken[0] = False
+    assert float(play(np.zeros(1))[0]) == 0
+
+
 def test_an_underrun_holds_the_last_action_for_some_steps_then_fails() -> None:
     play = RealTimeChunks(lambda o, _: chunk(0, 4), 4, 1, hold_steps=2, executor=Later())
     played = [float(play(np.zeros(1))[0]) for _ in range(6)]

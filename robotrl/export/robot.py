@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import mujoco
@@ -86,6 +87,12 @@ def _joint_name(model: mujoco.MjModel, joint: int) -> str:
     return model.joint(joint).name or f"joint_{joint}"
 
 
+def joint_id(model: mujoco.MjModel, name: str) -> int:
+    """Return the joint that a contract calls `name`."""
+    found = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, name)
+    return int(name.removeprefix("joint_")) if found < 0 else int(found)
+
+
 def _names(model: mujoco.MjModel, actuator: int) -> set[str]:
     """Return what an actuator's command may be called."""
     name = model.actuator(actuator).name
@@ -118,12 +125,10 @@ def _drive(model: mujoco.MjModel, i: int, other: Drive, replaced: Actuator | Non
         return other
     name = _joint_name(model, joint)
     gear = float(model.actuator_gear[i, 0])
-    limit = (
-        max(map(abs, model.actuator_forcerange[i])) * abs(gear) if model.actuator_forcelimited[i] else None
-    )
+    effort_limit = _effort_limit(model, i, joint)
     if replaced is not None and replaced.kind is Kind.DC_MOTOR:
         assert replaced.kp is not None and replaced.kd is not None and replaced.stall_torque_nm is not None
-        stall = replaced.stall_torque_nm if limit is None else min(float(limit), replaced.stall_torque_nm)
+        stall = min(replaced.stall_torque_nm, effort_limit or math.inf)
         return Drive(other.action, "position", name, replaced.kp, replaced.kd, stall, None)
     terms = _BIAS_TERMS.get(int(model.actuator_biastype[i]))
     if (
@@ -138,7 +143,6 @@ def _drive(model: mujoco.MjModel, i: int, other: Drive, replaced: Actuator | Non
     kp, kd = -b_1 * gear * gear + 0.0, -b_2 * gear * gear + 0.0
     if b_0 != 0.0 or gain * gear == 0.0 or kp < 0.0 or kd < 0.0:
         return other
-    effort_limit = None if limit is None else float(limit)
     if kp > 0.0:
         return Drive(other.action, "position", name, kp, kd, effort_limit, None, gain * gear / kp)
     if kd > 0.0:
@@ -146,6 +150,21 @@ def _drive(model: mujoco.MjModel, i: int, other: Drive, replaced: Actuator | Non
     if effort_limit is None and model.actuator_ctrllimited[i]:
         effort_limit = abs(gain * gear) * float(max(map(abs, model.actuator_ctrlrange[i])))
     return Drive(other.action, "effort", name, 0.0, 0.0, effort_limit, other.safe, gain * gear)
+
+
+def _effort_limit(model: mujoco.MjModel, actuator: int, joint: int) -> float | None:
+    """Return the largest force that an actuator can put on its joint in both directions, None for any.
+
+    A direction in which there is none at all limits nothing: nothing can be asked for there.
+    """
+    gear = abs(float(model.actuator_gear[actuator, 0]))
+    sides = [math.inf]
+    if model.actuator_forcelimited[actuator]:
+        sides += [gear * abs(float(side)) for side in model.actuator_forcerange[actuator]]
+    if model.jnt_actfrclimited[joint]:
+        sides += [abs(float(side)) for side in model.jnt_actfrcrange[joint]]
+    limit = min(side for side in sides if side > 0.0)
+    return limit if math.isfinite(limit) else None
 
 
 def _delay_s(delays: Mapping[str, Delay], names: list[str]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from robotrl.deploy.runtime.log_reader import read_log
 from robotrl.deploy.runtime.robots.robot import COMMAND_FIELDS, FEEDFORWARD, POSITION, VELOCITY
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.description import rebuild_task
+from robotrl.export.robot import joint_id
 from robotrl.training.playback import own_task
 
 _COLUMN = {"position": POSITION, "velocity": VELOCITY}
@@ -59,6 +60,8 @@ class LogPlayback:
         self.dt_s = contract.control_dt_s
         self._name, self._drives = str(contract.task["name"]), body.drives
         model = task.build_model()
+        if not self._log.commands:
+            raise RobotrlError(f"{log} holds no command: the robot was never armed")
         measured = self._log.elements.get(JOINT_POSITION, [])
         missing = [joint.name for joint in body.joints if joint.name not in measured]
         missing += [drive.action for drive in body.drives if drive.action not in self._log.commands]
@@ -66,7 +69,7 @@ class LogPlayback:
             raise RobotrlError(f"{log} is of another robot than {bundle}: it has no {missing[0]!r}")
         joints = [joint.name for joint in body.joints]
         self._columns = [measured.index(name) for name in joints]
-        self._places = [int(model.joint(name).qposadr[0]) for name in joints]
+        self._places = [int(model.jnt_qposadr[joint_id(model, name)]) for name in joints]
         self._base = _free_base(model)
         self._start = self.env.sim.data("qpos")[0].clone()
         self.episode = 0

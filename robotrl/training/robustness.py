@@ -188,7 +188,7 @@ def checks(result: Robustness, required_delay_margin_s: float | None = None) -> 
             halves = [(one.high - one.low) / 2 for one in (nominal, score)]  # type: ignore[operator]
             accepted = max(math.hypot(*halves), _SAME * abs(nominal.mean or 0.0))
             alike = abs((score.mean or 0.0) - (nominal.mean or 0.0)) <= accepted
-        found.append(Check(f"return in {sim}", alike, f"{score}; {first} {nominal.mean:.6g}"))
+        found.append(Check(f"return in {sim}", alike, f"{score}; {first} {nominal}"))
     if result.delay_margin_s is not None:
         margin = result.delay_margin_s
         needed = f", required {required_delay_margin_s:g} s" if required_delay_margin_s is not None else ""

@@ -32,6 +32,7 @@ from robotrl.deploy.runtime.robots.robot import (
 )
 from robotrl.envs.vec_env import VecEnv
 from robotrl.export.description import rebuild_task
+from robotrl.export.robot import joint_id
 from robotrl.tasks.task import Task
 from robotrl.training.attempts import Attempt
 
@@ -101,7 +102,7 @@ class SimulatedRobot:
         self._steps_done = 0
         self._attempt: Attempt | None = None
         self.attempts: list[Attempt] = []
-        self._joints = [self._model.joint(_joint_id(self._model, joint.name)) for joint in body.joints]
+        self._joints = [self._model.joint(joint_id(self._model, joint.name)) for joint in body.joints]
         self._qpos = np.array([int(joint.qposadr[0]) for joint in self._joints], dtype=np.intp)
         self._dof = np.array([int(joint.dofadr[0]) for joint in self._joints], dtype=np.intp)
         self._names = [joint.name for joint in body.joints]
@@ -256,7 +257,10 @@ class SimulatedRobot:
 
     def _score(self, ctrl: torch.Tensor) -> None:
         """Take note of a control step under the policy."""
-        if self._attempt is not None:
+        if self._sim.failed() is not None:
+            self._over = True
+            self._end("a diverged simulation")
+        elif self._attempt is not None:
             self._attempt.add(self._task, self._sim, ctrl)
             if self._attempt.terminated:
                 self._over = True
@@ -296,11 +300,6 @@ def _own_task(bundle: Bundle, changes: Sequence[str]) -> Task:
     if task.realism.learned_actuators:
         raise UsageError(f"{bundle.path}: its task has learned actuators, which no simulated robot has")
     return task
-
-
-def _joint_id(model: mujoco.MjModel, name: str) -> int:
-    found = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, name)
-    return int(name.removeprefix("joint_")) if found < 0 else int(found)
 
 
 def _floating_base(model: mujoco.MjModel, bodies: list[int]) -> int | None:

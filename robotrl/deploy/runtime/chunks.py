@@ -7,7 +7,7 @@ of one decision, A numbers of an action. `decide` maps an observation (D,) to (h
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 import numpy as np
@@ -129,14 +129,12 @@ class RealTimeChunks:
             )
         self._decide, self._execute, self._hold_steps = decide, execute, hold_steps
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="decide")
-        self._epoch = 0
-        self._pending: Future[tuple[int, np.ndarray]] | None = None
+        self._pending: Future[np.ndarray] | None = None
         self.worst_delay = 0
         self.reset()
 
     def reset(self) -> None:
         """Forget the decision and whatever is being decided."""
-        self._epoch += 1
         self._chunk: np.ndarray | None = None
         self._position = self._since = self._held = 0
 
@@ -146,15 +144,16 @@ class RealTimeChunks:
         Raises:
             UnderrunError: none is left and none has come for more than `hold_steps` control steps.
         """
-        self._collect()
+        if self._chunk is not None:
+            self._collect()
         if self._chunk is None:  # nothing to play on: wait for the first decision
-            if self._pending is not None:
-                self._pending.result()
+            if self._pending is not None:  # of before a reset; the policy may not be asked twice at a time
+                wait([self._pending])
                 self._pending = None
             self._chunk, self._position = self._decide(observation, None), 0
         elif self._pending is None and self._position >= self._execute:
             rest = self._chunk[self._position :]
-            self._pending = self._executor.submit(self._labelled, self._epoch, np.array(observation), rest)
+            self._pending = self._executor.submit(self._decide, np.array(observation), rest)
             self._since = 0
         self._since += 1
         if self._position < len(self._chunk):
@@ -169,15 +168,12 @@ class RealTimeChunks:
         action: np.ndarray = self._chunk[self._position - 1]
         return action
 
-    def _labelled(self, epoch: int, observation: np.ndarray, rest: np.ndarray) -> tuple[int, np.ndarray]:
-        return epoch, self._decide(observation, rest)
-
     def _collect(self) -> None:
         """Change to a decision that has come."""
         if self._pending is None or not self._pending.done():
             return
-        (epoch, chunk), self._pending = self._pending.result(), None
-        if epoch == self._epoch:
-            # begun `since` control steps ago, for the action of that step
-            self._chunk, self._position, self._held = chunk, min(self._since, len(chunk)), 0
-            self.worst_delay = max(self.worst_delay, self._since)
+        made, self._pending = self._pending, None  # one that failed is told once
+        self._chunk = made.result()
+        # begun `since` control steps ago, for the action of that step
+        self._position, self._held = min(self._since, len(self._chunk)), 0
+        self.worst_delay = max(self.worst_delay, self._since)
