@@ -68,7 +68,7 @@ def test_a_log_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> Non
 
 def test_a_run_ends_damped_after_its_duration(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    assert bench.runtime.run(Automatic(), 6.0) is False
+    assert bench.runtime.run(Automatic(), 6.0) is False and bench.arm.left
     summary = bench.runtime.summary()
     assert 0 < summary.age["p50_s"] < 0.0015
     assert summary.policy_s == pytest.approx(6.0) and summary.events == [] and summary.doubts() == []

@@ -45,6 +45,9 @@ class GuardedRobot(Robot, Protocol):
     def reset(self) -> None:
         """Let the watchdog pass commands again."""
 
+    def leave(self) -> None:
+        """Tell the watchdog that the robot was damped in good order."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Status:
@@ -122,7 +125,7 @@ class Runtime:
     ) -> bool:
         """Run until a person quits, Ctrl-C, or the policy has commanded for `duration_s`.
 
-        Whatever ends it, the robot is damped then.
+        Whatever ends it, the robot is damped then; after a failure the watchdog goes on with it.
 
         Args:
             operator: says what to do.
@@ -154,6 +157,7 @@ class Runtime:
                 if self.machine.armed:
                     self._send(self._drives.damping)
                 self._log.close()
+        self._robot.leave()
         return self._interrupted
 
     @contextmanager
