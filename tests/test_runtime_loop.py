@@ -126,6 +126,35 @@ def test_joints_that_do_not_fit_are_refused(
         Bench(tmp_path, arm=Arm(signals=signals))
 
 
+@pytest.mark.parametrize(
+    ("units", "published", "message"),
+    [
+        (("rad", "rad"), ("deg", "deg/s"), r"'joint_position' is in 'deg', its joints in 'rad'"),
+        (("rad", "rad"), ("rad", "rpm"), r"'joint_velocity' is in 'rpm', its joints in 'rad/s'"),
+        (("m", "m"), ("rad", "rad/s"), r"'joint_position' is in 'rad', its joints in 'm'"),
+        (("m", "rad"), ("mm", "rad/s"), r"is in 'mm', its joints in 'm' or 'rad'"),
+        (("m", "rad"), ("rad", "rad/s"), None),
+    ],
+)
+def test_joints_are_in_the_units_of_the_contract_although_no_policy_takes_them(
+    tmp_path: Path, units: tuple[str, str], published: tuple[str, str], message: str | None
+) -> None:
+    made = contract(inputs=(term("projected_gravity", 0, "1", AXES),))
+    assert made.robot is not None
+    joints = tuple(dataclasses.replace(j, unit=u) for j, u in zip(made.robot.joints, units, strict=True))
+    made = dataclasses.replace(made, robot=dataclasses.replace(made.robot, joints=joints))
+    position, velocity = published
+    gravity = layout().signals[2]
+    arm = Arm(
+        signals=(Signal("joint_position", position, JOINTS), Signal("joint_velocity", velocity, JOINTS), gravity)
+    )
+    if message is None:
+        Bench(tmp_path, arm=arm, made=made)
+        return
+    with pytest.raises(RobotrlError, match=message):
+        Bench(tmp_path, arm=arm, made=made)
+
+
 def test_a_control_rate_within_a_percent_is_accepted(tmp_path: Path) -> None:
     Bench(tmp_path, arm=Arm(control_dt_s=0.0201))
 
@@ -171,6 +200,62 @@ def test_a_bad_number_in_any_input_damps(tmp_path: Path, column: int, bad: float
     (event,) = bench.runtime.statistics.events
     assert event.guard in ("not finite", "observation")
     assert f"({(*JOINTS, *JOINTS, *AXES)[column]})" in event.what
+
+
+def test_a_bad_reading_before_arm_is_not_where_the_move_begins(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.arm.spoil = lambda values: values.__setitem__(0, math.nan)
+    bench.step(2)
+    bench.arm.spoil = lambda values: None
+    bench.step(1, "arm")
+    np.testing.assert_allclose(bench.arm.last[:, POSITION], [-0.5, 0.6], atol=1e-6)
+    bench.step(round(2.0 / DT_S) + 1)
+    assert bench.machine.state is State.HOLD
+    assert all(np.isfinite(command.rows).all() for command in bench.arm.sent)
+
+
+def test_a_command_of_ours_that_is_not_finite_is_not_sent(tmp_path: Path) -> None:
+    """Whatever mistake made it: here a gain that no contract read from a file could have."""
+    made = contract()
+    assert made.robot is not None
+    first, second = made.robot.drives
+    robot = dataclasses.replace(made.robot, drives=(first, dataclasses.replace(second, kp=math.nan)))
+    bench = Bench(tmp_path, made=dataclasses.replace(made, robot=robot))
+    bench.step(2)
+    bench.step(2, "arm")
+    assert bench.machine.state is State.DAMPING
+    for command in bench.arm.sent:
+        np.testing.assert_array_equal(command.rows, bench.arm.damping)
+    assert str(bench.runtime.statistics.events[0]) == "command not finite: elbow_servo (rad)"
+
+
+def test_a_reading_that_was_bad_is_forgotten_when_it_is_armed_again(tmp_path: Path) -> None:
+    inputs = tuple(term("joint_position", 2 * i, "rad", JOINTS, age) for i, age in enumerate((3, 2, 1, 0)))
+    bench = Bench(tmp_path, made=contract(inputs=inputs))
+    bench.to_policy()
+    bench.arm.spoil = lambda values: values.__setitem__(0, math.nan)
+    bench.step(1)
+    assert bench.machine.state is State.DAMPING
+    bench.arm.spoil = lambda values: None
+    bench.step(2, "reset")
+    bench.step(1, "arm")
+    assert bench.machine.state is State.MOVE_TO_DEFAULT
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_robot_that_was_never_armed_is_sent_nothing_at_the_end(tmp_path: Path, count: int) -> None:
+    """In DISARMED and in READY."""
+    bench, polls = Bench(tmp_path), iter(range(100))
+
+    class Person:
+        def poll(self, state: State) -> list[str]:
+            return ["quit"] if next(polls) == count else []
+
+        def answer(self, text: str) -> None:
+            pass
+
+    assert bench.runtime.run(Person(), None) is False
+    assert not bench.machine.armed and not bench.arm.sent and next(polls) == count + 1
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

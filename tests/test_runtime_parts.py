@@ -305,6 +305,42 @@ def test_commands_move_no_faster_than_the_rate() -> None:
         assert shaped.saturated.tolist() == [True, False]
 
 
+def test_the_way_to_the_default_pose_asks_for_no_more_force_than_the_limit() -> None:
+    """Total force within the limit, and the target never beyond the joint, however soft the gains."""
+    rng = np.random.default_rng(3)
+    for share in (0.0, 1e-6, 0.01, 0.5, 1.0):
+        for _ in range(50):
+            start, q, qd = rng.uniform(-1, 1, 2), rng.uniform(-1, 1, 2), rng.uniform(-2, 2, 2)
+            free, cut = drives(), drives(effort_share=0.05)
+            for each in (free, cut):
+                each.start(start)
+            wanted = free.move(share, q, np.zeros(2))[:, POSITION]
+            rows = cut.move(share, q, qd)
+            spring = rows[:, KP] * (rows[:, POSITION] - q)
+            assert np.all(np.abs(spring - rows[:, KD] * qd) <= np.maximum(0.4, np.abs(rows[:, KD] * qd)) + 1e-9)
+            assert np.all((rows[:, POSITION] - q) * (rows[:, POSITION] - wanted) <= 1e-12)
+
+
+def test_the_way_to_the_default_pose_is_no_faster_than_the_rate() -> None:
+    limited = drives(command_rate=0.1)
+    limited.start(np.array([-0.5, 0.6]))
+    assert limited.move_s == pytest.approx(15 / 8 * 1.0 / 0.1)  # the elbow's 1 rad
+    assert drives().move_s == 2.0 and drives(command_rate=5.0).move_s == 2.0
+    steps = round(limited.move_s / DT_S)
+    q = np.array([-0.5, 0.6])
+    way = []
+    for step in range(steps + 1):
+        way.append(limited.move(step / steps, q, np.zeros(2))[:, POSITION])
+        q = way[-1]
+    speed = np.abs(np.diff(way, axis=0)).max(axis=0) / DT_S
+    np.testing.assert_allclose(speed, [0.08, 0.1], rtol=1e-3)
+    np.testing.assert_allclose(way[-1], DEFAULT, atol=1e-9)
+    # pushed aside by 0.7 rad, which asks for 14 N m of 8; let go, it comes back at the rate too
+    for q, expected in ((1.0, 0.6), (0.3, 0.6 - 0.1 * DT_S)):
+        held = limited.move(1.0, np.array([q, -0.4]), np.zeros(2))
+        np.testing.assert_allclose(held[:, POSITION], [expected, -0.4], atol=1e-9)
+
+
 def test_blending_starts_at_the_default_pose() -> None:
     for blend in (0.0, 0.25, 1.0):
         shaped = drives().follow(np.array([0.5, -0.1]), blend, np.array(DEFAULT), np.zeros(2))

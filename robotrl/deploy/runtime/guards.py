@@ -136,6 +136,13 @@ class Guards:
             else None
         )
 
+    def command(self, rows: np.ndarray, now_s: float) -> Event | None:
+        """Check what is about to be sent, (A, 5): the last thing in the way of a mistake of our own."""
+        bad = ~np.isfinite(rows).all(axis=1)
+        if not bad.any():
+            return None
+        return Event("command not finite", self._action_names[int(np.argmax(bad))], math.nan, math.nan, now_s)
+
     def body(self, values: np.ndarray, now_s: float) -> Event | None:
         """Check the body, given the numbers of a reading (W,)."""
         limits, binding = self._limits, self._binding

@@ -40,7 +40,7 @@ class Limits:
     signals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Further signals, such as a temperature or a battery's voltage -> lowest and highest value."""
     move_s: float = 2.0
-    """Duration of the move to the default pose, s."""
+    """Duration of the move to the default pose, s; longer where `command_rate` needs it."""
     pose_tolerance: float = 0.2
     """Largest distance of a joint from its default position when the policy may take over, rad."""
     blend_s: float = 0.5
