@@ -78,7 +78,8 @@ def test_a_robot_with_another_order_behaves_the_same(tmp_path: Path) -> None:
 
     sent = []
     for order in ((0, 1), (1, 0)):
-        bench = Bench(tmp_path, decide, Arm(order))
+        # an arm without stops, which this policy swings beyond its range
+        bench = Bench(tmp_path, decide, Arm(order), Limits(range_share=2.0))
         bench.to_policy()
         bench.step(100)
         assert bench.machine.state is State.POLICY
@@ -455,6 +456,65 @@ def test_limits_of_further_signals(tmp_path: Path) -> None:
         assert bench.machine.state is state
     with pytest.raises(UsageError, match="unknown signal in limits 'temprature'"):
         Bench(tmp_path, arm=Arm(signals=signals), limits=Limits(signals={"temprature": (0.0, 70.0)}))
+
+
+def test_a_further_signal_that_is_never_measured_again_damps(tmp_path: Path) -> None:
+    """Although slower than the control loop, such as a battery's voltage once a second."""
+    signals = (*layout().signals, Signal("battery", "V", ("0",)))
+
+    class Powered(Arm):
+        battery_s = 100.0
+
+        def read(self):  # type: ignore[no-untyped-def]
+            reading = super().read()
+            times_s = np.append(reading.times_s[:3], self.battery_s)
+            return dataclasses.replace(reading, values=np.append(reading.values, 24.0), times_s=times_s)
+
+    for limits, state in (({}, State.POLICY), ({"battery": (21.5, math.inf)}, State.DAMPING)):
+        arm = Powered(signals=signals)
+        bench = Bench(tmp_path, arm=arm, limits=Limits(signals=limits))
+        bench.to_policy()
+        arm.battery_s = arm.now_s
+        bench.step(round(2.9 / DT_S))
+        assert bench.machine.state is State.POLICY
+        bench.step(round(0.2 / DT_S))
+        assert bench.machine.state is state
+        if limits:
+            assert bench.runtime.statistics.events[0].what == "age of battery (s)"
+        assert bench.runtime.statistics.age.summary()["worst_s"] < 0.002  # of what the policy takes
+
+
+@pytest.mark.parametrize("mode", ["position", "velocity", "effort"])
+def test_a_joint_beyond_its_range_damps(tmp_path: Path, mode: str) -> None:
+    """Its range is [-1.5, 1.5] rad; 1.2 of it reaches to 1.8."""
+    made = contract()
+    assert made.robot is not None
+    gains = {"position": (KP_, KD_), "velocity": (0.0, 3.0), "effort": (0.0, 0.0)}[mode]
+    drives = tuple(
+        dataclasses.replace(d, mode=mode, kp=gains[0], kd=gains[1], safe=None) for d in made.robot.drives
+    )
+    made = dataclasses.replace(made, robot=dataclasses.replace(made.robot, drives=drives))
+    for position, state in ((1.79, State.POLICY), (1.81, State.DAMPING), (-1.81, State.DAMPING)):
+        bench = Bench(tmp_path, made=made)
+        bench.to_policy()
+        bench.arm.spoil = lambda values, position=position: values.__setitem__(1, position)  # type: ignore[misc]
+        bench.step(1)
+        assert bench.machine.state is state
+        if state is State.DAMPING:
+            limit = math.copysign(1.8, position)
+            (event,) = bench.runtime.statistics.events
+            assert str(event) == f"joint position: position of elbow (rad) is {position}, limit {limit}"
+
+
+def test_a_tilt_guard_that_was_asked_for_needs_its_signal(tmp_path: Path) -> None:
+    made = contract(inputs=contract().inputs[:2])
+    for limits, refused in ((Limits(), False), (Limits(tilt_rad=4.0), False), (Limits(tilt_rad=1.0), True)):
+        arm = Arm(signals=layout().signals[:2])
+        if refused:
+            with pytest.raises(UsageError, match="tilt_rad needs the robot to publish 'projected_gravity'"):
+                Bench(tmp_path, arm=arm, made=made, limits=limits)
+        else:
+            assert Bench(tmp_path, arm=arm, made=made, limits=limits).runtime.binding.gravity is None
 
 
 def test_whatever_breaks_the_loop_the_last_command_damps(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class Drives:
         limit = [np.inf if d.effort_limit is None else d.effort_limit for d in drives]
         self._effort_limit = np.array(limit) * limits.effort_share
         self._safe = np.array([0.0 if drive.safe is None else drive.safe for drive in drives])
-        lower, upper = _soft_range(body, limits.soft_limit_share)
+        lower, upper = joint_ranges(body, limits.soft_limit_share)
         self._lower, self._upper = self._of_joints(lower), self._of_joints(upper)
         # a model's own pose may lie outside of its ranges
         default = self._of_joints([joint.default for joint in body.joints])
@@ -198,7 +198,8 @@ class Drives:
         return np.clip(command, *ends)
 
 
-def _soft_range(body: Body, share: float) -> tuple[list[float], list[float]]:
+def joint_ranges(body: Body, share: float) -> tuple[list[float], list[float]]:
+    """Return the lower and the upper ends of a share of the joints' ranges, each about its middle."""
     lower, upper = [], []
     for joint in body.joints:
         low = -np.inf if joint.lower is None else joint.lower

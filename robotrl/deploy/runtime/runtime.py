@@ -321,7 +321,7 @@ class Runtime:
 
     def summary(self) -> Summary:
         """Sum up the run."""
-        return self.statistics.finish(self._rate, self._robot.alive)
+        return self.statistics.finish(self._rate, self._robot.alive, self._log.lost)
 
     def _status(self, tick: Tick) -> Status:
         return Status(
