@@ -42,7 +42,7 @@ def deploy(words: Sequence[str]) -> None:
     if args.yes and args.robot != "sim":
         raise UsageError("--yes is for --robot sim: a real robot is armed by a person who types arm, then go")
     if args.yes and args.operator is not None:
-        raise UsageError("--yes arms and goes without a person, --operator waits for one: leave one of them out")
+        raise UsageError("--yes goes without a person, --operator waits for one: leave one of them out")
     if not 0.0 <= args.spin < math.inf:
         raise UsageError(f"--spin must be a time of at least 0 s, got {args.spin}")
     if args.duration is not None and not args.duration > 0:
@@ -136,7 +136,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 Run a bundle's policy on a robot: self-test, move to the default pose, hold, policy, damping. A person
 types `arm`, then `go`; `stop` or Ctrl-C damps the robot at once; `reset` after that begins anew; `quit`
 leaves. A watchdog process damps the robot when this one falls silent. Needs pip install "robotrl[deploy]";
-torch and MuJoCo for the simulated robot only. Exit code 0: no guard had to act, 1: one had, 130: Ctrl-C.""",
+on a robot, --no-deps and the few packages that docs/deploy.md names are enough. Exit code 0: no guard had to
+act, 1: one had, 130: Ctrl-C.""",
         "deploy runs/NAME/bundle --robot sim --yes --duration 20\n"
         "deploy walker.bundle --robot udp://192.168.1.7:4000 --key-file robot.key --limits limits.yaml "
         "--log run.mcap\n"

@@ -145,10 +145,8 @@ def test_joints_are_in_the_units_of_the_contract_although_no_policy_takes_them(
     joints = tuple(dataclasses.replace(j, unit=u) for j, u in zip(made.robot.joints, units, strict=True))
     made = dataclasses.replace(made, robot=dataclasses.replace(made.robot, joints=joints))
     position, velocity = published
-    gravity = layout().signals[2]
-    arm = Arm(
-        signals=(Signal("joint_position", position, JOINTS), Signal("joint_velocity", velocity, JOINTS), gravity)
-    )
+    of_joints = (Signal("joint_position", position, JOINTS), Signal("joint_velocity", velocity, JOINTS))
+    arm = Arm(signals=(*of_joints, layout().signals[2]))
     if message is None:
         Bench(tmp_path, arm=arm, made=made)
         return

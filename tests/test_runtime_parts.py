@@ -316,8 +316,9 @@ def test_the_way_to_the_default_pose_asks_for_no_more_force_than_the_limit() -> 
                 each.start(start)
             wanted = free.move(share, q, np.zeros(2))[:, POSITION]
             rows = cut.move(share, q, qd)
-            spring = rows[:, KP] * (rows[:, POSITION] - q)
-            assert np.all(np.abs(spring - rows[:, KD] * qd) <= np.maximum(0.4, np.abs(rows[:, KD] * qd)) + 1e-9)
+            damping = -rows[:, KD] * qd
+            force = rows[:, KP] * (rows[:, POSITION] - q) + damping
+            assert np.all(np.abs(force) <= np.maximum(0.4, np.abs(damping)) + 1e-9)
             assert np.all((rows[:, POSITION] - q) * (rows[:, POSITION] - wanted) <= 1e-12)
 
 
