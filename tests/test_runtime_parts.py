@@ -1,4 +1,4 @@
-"""The runtime's clockwork, chunk execution, drives and limits, against numbers made by hand."""
+"""The runtime's clockwork, chunk execution and limits, against numbers made by hand."""
 
 from __future__ import annotations
 
