@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import queue
 import subprocess
@@ -21,6 +22,7 @@ from robotrl.terminal import command_parser, print_table, read_key
 if TYPE_CHECKING:
     from robotrl.deploy.bundle import Bundle
     from robotrl.deploy.controller import Decides
+    from robotrl.deploy.runtime.binding import Binding
     from robotrl.deploy.runtime.operator import Operator
     from robotrl.deploy.runtime.runtime import Status
 
@@ -39,6 +41,10 @@ def deploy(words: Sequence[str]) -> None:
     args = _parse(words)
     if args.yes and args.robot != "sim":
         raise UsageError("--yes is for --robot sim: a real robot is armed by a person who types arm, then go")
+    if args.yes and args.operator is not None:
+        raise UsageError("--yes goes without a person, --operator waits for one: leave one of them out")
+    if not 0.0 <= args.spin < math.inf:
+        raise UsageError(f"--spin must be a time of at least 0 s, got {args.spin}")
     if args.duration is not None and not args.duration > 0:
         raise UsageError(f"--duration must be above 0 s, got {args.duration}")
     if args.log is not None and args.log.exists():
@@ -77,7 +83,7 @@ def deploy(words: Sequence[str]) -> None:
                 args.log,
                 args.log or Path(f"deploy-{stamp}.mcap"),
             )
-            _show_binding(runtime.binding.moved)
+            _show_binding(runtime.binding)
             screen = Screen(sys.stderr)
             interrupted = runtime.run(_operator(args, key, screen), args.duration, _StatusLine(screen))
             screen.close()
@@ -130,7 +136,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 Run a bundle's policy on a robot: self-test, move to the default pose, hold, policy, damping. A person
 types `arm`, then `go`; `stop` or Ctrl-C damps the robot at once; `reset` after that begins anew; `quit`
 leaves. A watchdog process damps the robot when this one falls silent. Needs pip install "robotrl[deploy]";
-torch and MuJoCo for the simulated robot only. Exit code 0: no guard had to act, 1: one had, 130: Ctrl-C.""",
+on a robot, --no-deps and the few packages that docs/deploy.md names are enough. Exit code 0: no guard had to
+act, 1: one had, 130: Ctrl-C.""",
         "deploy runs/NAME/bundle --robot sim --yes --duration 20\n"
         "deploy walker.bundle --robot udp://192.168.1.7:4000 --key-file robot.key --limits limits.yaml "
         "--log run.mcap\n"
@@ -188,10 +195,12 @@ def network_of(kind: str, bundle: Bundle) -> Decides:
         return CPolicy(compile_policy(bundle.path, Path(folder) / "policy.so"), bundle.contract)
 
 
-def _show_binding(moved: Sequence[tuple[str, str, str]]) -> None:
-    """Print what has another order on the robot than in the policy."""
-    if moved:
-        print_table(["reordered by name", "the policy's order", "the robot's order"], moved)
+def _show_binding(binding: Binding) -> None:
+    """Print what has another order on the robot than in the policy, and which guard lacks its signal."""
+    if binding.moved:
+        print_table(["reordered by name", "the policy's order", "the robot's order"], binding.moved)
+    if binding.gravity is None:
+        print_table(["no guard of", "why"], [("tilt", "the robot publishes no projected_gravity")])
 
 
 def _operator(args: argparse.Namespace, key: bytes, screen: Screen) -> Operator:

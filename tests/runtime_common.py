@@ -84,6 +84,7 @@ class Arm:
         self.damping: np.ndarray | None = None
         self.alive = True
         self.resets = 0
+        self.left = False
         self.tripped = False
         self.silent = False
         self.spoil: Callable[[np.ndarray], None] = lambda values: None
@@ -107,6 +108,9 @@ class Arm:
 
     def reset(self) -> None:
         self.resets += 1
+
+    def leave(self) -> None:
+        self.left = True
 
     def close(self) -> None:
         pass

@@ -109,6 +109,7 @@ def test_a_policy_on_the_simulated_robot_from_arm_to_verdict(arm: Path, limits: 
     words = ("--robot", "sim", "--yes", "--duration", "2", "--log", "run.mcap", "--limits", limits)
     code, out, err = run("deploy", str(arm), *words, cwd=tmp_path)
     assert code == 0, out + err
+    assert "tilt" in out and "the robot publishes no projected_gravity" in out
     assert "2.0 s at 50 Hz" in out and "the policy commanded for 2 s only, 5 s tell something" in out
     (record,) = (arm.parent / "deployments").iterdir()
     kept = json.loads(record.read_text())
@@ -210,6 +211,9 @@ def test_what_is_wrong_is_one_line(arm: Path, tmp_path: Path, capsys: pytest.Cap
         (["--robot", "sim", "--chunks", "fast"], 2, "expected queue, ensemble, realtime"),
         (["--robot", "sim", "--log", str(there)], 2, "exists: give it another name"),
         (["--robot", "sim", "--duration", "nan"], 2, "--duration must be above 0"),
+        (["--robot", "sim", "--spin", "nan"], 2, "--spin must be a time of at least 0 s, got nan"),
+        (["--robot", "sim", "--spin", "-0.001"], 2, "--spin must be"),
+        (["--robot", "sim", "--yes", "--operator", "127.0.0.1:4001"], 2, "leave one of them out"),
         (["--robot", "udp://192.0.2.1:4000"], 2, "give a shared key"),
     ):
         assert main(["deploy", bundle, *words]) == code, words

@@ -1,4 +1,4 @@
-"""The runtime's clockwork, chunk execution, drives and limits, against numbers made by hand."""
+"""The runtime's clockwork, chunk execution and limits, against numbers made by hand."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runtime_common import DEFAULT, DT_S, EFFORT, KD_, KP_, Network, contract
+from runtime_common import Network, contract
 
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.deploy.robot_contract import Drive
 from robotrl.deploy.runtime.chunks import MostCoherent, RealTimeChunks, TemporalEnsemble, UnderrunError
 from robotrl.deploy.runtime.decide import check_recordings, execution
-from robotrl.deploy.runtime.drives import Drives, minimum_jerk
 from robotrl.deploy.runtime.histogram import Histogram
 from robotrl.deploy.runtime.limits import Limits, read_limits
 from robotrl.deploy.runtime.rate import Rate
 from robotrl.deploy.runtime.robots.clock_map import ClockMap
-from robotrl.deploy.runtime.robots.robot import FEEDFORWARD, KD, KP, POSITION, VELOCITY
 
 
 class Clock:
@@ -260,85 +257,6 @@ def test_recordings_that_do_not_come_out_again_are_refused() -> None:
     for wrong in (0.25 + 2e-5, math.nan):
         with pytest.raises(RobotrlError, match="do not come out again"):
             check_recordings(Network(lambda o, wrong=wrong: np.array([[0.25, wrong]]), made), golden)  # type: ignore[misc]
-
-
-def drives(**changes: Any) -> Drives:
-    made = contract()
-    assert made.robot is not None
-    return Drives(made, made.robot, Limits(**changes), DT_S)
-
-
-def test_minimum_jerk_starts_and_ends_at_rest() -> None:
-    assert (minimum_jerk(0.0), minimum_jerk(0.5), minimum_jerk(1.0)) == (0.0, 0.5, 1.0)
-    h = 1e-4
-    for end in (0.0, 1.0):
-        inside = abs(end - h)
-        assert abs(minimum_jerk(end) - minimum_jerk(inside)) < 11 * h**3  # neither speed nor acceleration
-
-
-def test_commands_stay_within_the_soft_range() -> None:
-    shaped = drives(effort_share=1.0).follow(np.array([1.5, -1.5]), 1.0, np.array([1.4, -1.4]), np.zeros(2))
-    np.testing.assert_allclose(shaped.rows[:, POSITION], [0.95 * 1.5, -0.95 * 1.5])
-    assert shaped.saturated.tolist() == [True, True]
-
-
-def test_commands_ask_for_no_more_force_than_the_limit() -> None:
-    """q_cmd in [q + (-tau + kd qd) / kp, q + (tau + kd qd) / kp], and the force is the limit at its end."""
-    rng = np.random.default_rng(2)
-    for _ in range(200):
-        q, qd, action = rng.uniform(-1, 1, 2), rng.uniform(-3, 3, 2), rng.uniform(-1.4, 1.4, 2)
-        shaped = drives().follow(action, 1.0, q, qd)
-        force = KP_ * (shaped.rows[:, POSITION] - q) - KD_ * qd
-        assert np.all(np.abs(force) <= EFFORT + 1e-9)
-        asked = KP_ * (action - q) - KD_ * qd
-        np.testing.assert_array_equal(shaped.saturated, np.abs(asked) > EFFORT)
-        np.testing.assert_allclose(shaped.effort_share, np.abs(force) / EFFORT)
-
-
-def test_commands_move_no_faster_than_the_rate() -> None:
-    limited = drives(command_rate=2.0)
-    at = np.array([0.1, -0.2])
-    limited.start(at)
-    for step in range(1, 6):
-        shaped = limited.follow(np.array([0.5, -0.201]), 1.0, at, np.zeros(2))
-        np.testing.assert_allclose(shaped.rows[:, POSITION], [0.1 + 2.0 * DT_S * step, -0.201])
-        assert shaped.saturated.tolist() == [True, False]
-
-
-def test_blending_starts_at_the_default_pose() -> None:
-    for blend in (0.0, 0.25, 1.0):
-        shaped = drives().follow(np.array([0.5, -0.1]), blend, np.array(DEFAULT), np.zeros(2))
-        expected = np.array(DEFAULT) + blend * (np.array([0.5, -0.1]) - DEFAULT)
-        np.testing.assert_allclose(shaped.rows[:, POSITION], expected)
-
-
-def test_every_mode_of_a_drive_with_its_gear_and_its_damping() -> None:
-    made = contract()
-    assert made.robot is not None
-    body = made.robot
-    for drive, row, damping in (
-        (
-            Drive("shoulder_servo", "position", "shoulder", 20.0, 1.0, None, None, -2.0),
-            [-1.0, 0, 0, 20, 1],
-            1.0,
-        ),
-        (Drive("shoulder_servo", "velocity", "shoulder", 0.0, 3.0, None, 0.0, 4.0), [0, 2.0, 0, 0, 3], 3.0),
-        (Drive("shoulder_servo", "effort", "shoulder", 0.0, 0.0, 5.0, 0.0, 8.0), [0, 0, 4.0, 0, 0], 0.7),
-        (Drive("shoulder_servo", "effort", "shoulder", 0.0, 0.0, 3.0, 0.0, 8.0), [0, 0, 3.0, 0, 0], 0.7),
-    ):
-        changed = type(body)(body.name, body.joints, (drive, body.drives[1]), (0.0, 0.0), (0.0, 0.0))
-        made_drives = Drives(made, changed, Limits(damping_kd=0.7), DT_S)
-        shaped = made_drives.follow(np.array([0.5, -0.4]), 1.0, np.array([-0.9, -0.4]), np.zeros(2))
-        np.testing.assert_allclose(shaped.rows[0], row)
-        np.testing.assert_array_equal(made_drives.damping[0], [0, 0, 0, 0, damping])
-    thrust = Drive("shoulder_servo", "other", None, 0.0, 0.0, None, -0.25, 1.0)
-    changed = type(body)(body.name, body.joints, (thrust, body.drives[1]), (0.0, 0.0), (0.0, 0.0))
-    made_drives = Drives(made, changed, Limits(), DT_S)
-    assert made_drives.damping[0, FEEDFORWARD] == -0.25 and made_drives.damping[0, KD] == 0
-    shaped = made_drives.follow(np.array([0.75, -0.4]), 0.5, np.array([0.0, -0.4]), np.zeros(2))
-    np.testing.assert_array_equal(
-        shaped.rows[0, [POSITION, VELOCITY, FEEDFORWARD, KP, KD]], [0, 0, 0.25, 0, 0]
-    )
 
 
 def test_ages_by_a_robots_clock_and_its_jumps() -> None:

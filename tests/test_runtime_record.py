@@ -68,7 +68,7 @@ def test_a_log_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> Non
 
 def test_a_run_ends_damped_after_its_duration(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    assert bench.runtime.run(Automatic(), 6.0) is False
+    assert bench.runtime.run(Automatic(), 6.0) is False and bench.arm.left
     summary = bench.runtime.summary()
     assert 0 < summary.age["p50_s"] < 0.0015
     assert summary.policy_s == pytest.approx(6.0) and summary.events == [] and summary.doubts() == []
@@ -97,6 +97,21 @@ def test_every_doubt_is_told(tmp_path: Path, change: dict[str, object], doubt: s
     summary = dataclasses.replace(bench.runtime.summary(), **change)  # type: ignore[arg-type]
     assert len(summary.doubts()) == 1 and re.search(doubt, summary.verdict())
     assert summary.verdict().startswith("NOT yet safe")
+
+
+def test_what_the_disk_was_too_slow_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robotrl.deploy.runtime.frame_log._WAITING", 1)
+    bench = Bench(tmp_path, log=tmp_path / "run.mcap")
+    bench.step(1)
+    assert "missing in the log" not in dict(bench.runtime.summary().rows())
+    frame = bench.runtime._log._ring[-1]
+    for _ in range(2000):
+        bench.runtime._log.add(frame)
+    bench.runtime._log.close()
+    lost = 2001 - len(read_log(tmp_path / "run.mcap").times_s)
+    assert lost > 0
+    told = dict(bench.runtime.summary().rows())["missing in the log"]
+    assert told == f"{lost} control steps and events: the disk was too slow, the log has gaps"
 
 
 def test_values_beyond_the_recordings_are_counted(tmp_path: Path) -> None:

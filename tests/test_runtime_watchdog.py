@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from runtime_common import serve_until, udp_server
+from runtime_common import layout, serve_until, udp_server
 
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.deploy.runtime.link import WatchedRobot
+from robotrl.deploy.runtime.link import Link, WatchedRobot, Word
 from robotrl.deploy.runtime.machine import State
 from robotrl.deploy.runtime.robots.robot import KD, KP, Command
 from robotrl.deploy.runtime.robots.server import RobotServer
-from robotrl.deploy.runtime.watchdog import LINGER_S, REACTION_S, DeadMan
+from robotrl.deploy.runtime.watchdog import LINGER_S, REACTION_S, DeadMan, Watchdog
 
 SILENCE_S = 0.1
 # what a crowded machine adds to what is measured here, on top of the stated time
@@ -42,9 +44,14 @@ while time.monotonic() < until and robot.alive:
     if reading is not None and reading.tripped and not tripped:
         tripped = True
         print("tripped", flush=True)
-        if len(sys.argv) > 3:
+        if "resets" in sys.argv:
             robot.reset()
     time.sleep(0.01)
+    if {"leaves", "fails"} & set(sys.argv) and time.monotonic() > until - 29.0:
+        break
+if "leaves" in sys.argv:
+    robot.leave()
+robot.close()
 """
 
 
@@ -69,6 +76,13 @@ def serve_for(server: RobotServer, duration_s: float) -> list[tuple[float, Comma
 def until_commanded(server: RobotServer) -> None:
     serve_until(server, lambda: server.commanded_s is not None, 60.0)
     serve_for(server, 0.3)
+
+
+def watchdog_of(process: subprocess.Popen[str]) -> int:
+    """Process id of a runtime's watchdog."""
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    (child,) = children.stdout.split()
+    return int(child)
 
 
 def damped(commands: list[tuple[float, Command]]) -> list[float]:
@@ -112,6 +126,69 @@ def test_a_runtime_that_wakes_up_is_told_and_refused_until_a_reset(resets: bool)
     server.close()
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_only_who_left_in_good_order_is_not_replaced_by_damping(leaves: bool) -> None:
+    """A runtime that fails closes its robot too: that alone does not say that it damped it."""
+    server, address = udp_server()
+    with runtime(address, "leaves" if leaves else "fails") as process:
+        serve_until(server, lambda: process.poll() is not None, 60.0)
+        times_s = damped(serve_for(server, 0.6))
+        assert len(times_s) > 10 if not leaves else not times_s
+    server.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_to_every_process_leave_the_watchdog_at_work(number: signal.Signals) -> None:
+    """What `systemctl stop` sends: the robot is damped although the runtime dies of it."""
+    server, address = udp_server()
+    with runtime(address) as process:
+        until_commanded(server)
+        os.kill(watchdog_of(process), number)
+        process.kill()
+        assert len(damped(serve_for(server, 0.6))) > 10
+    server.close()
+
+
+def test_a_line_that_hung_up_keeps_nothing_busy_and_commands_pass() -> None:
+    """The read end of a pipe that nobody writes to any more: always readable, never anything there."""
+
+    class HungUp:
+        layout = layout()
+        reads = 0
+
+        def __init__(self) -> None:
+            self.sent_s: list[float] = []
+            self.line, end = os.pipe()
+            os.close(end)
+
+        def fileno(self) -> int:
+            return self.line
+
+        def read(self) -> None:
+            self.reads += 1
+
+        def send(self, command: Command) -> None:
+            self.sent_s.append(time.monotonic())
+
+        def close(self) -> None:
+            os.close(self.line)
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    robot, link = HungUp(), Link(ours)
+    thread = threading.Thread(target=Watchdog(robot, Link(theirs), 1.0).run)
+    thread.start()
+    time.sleep(0.3)
+    before_s = time.monotonic()
+    link.send_rows(Word.COMMAND, np.zeros((2, 5)), 4)
+    time.sleep(0.3)
+    link.send_word(Word.LEAVE)
+    thread.join(5.0)
+    assert not thread.is_alive() and robot.reads < 2000
+    assert len(robot.sent_s) == 1 and robot.sent_s[0] - before_s < REACTION_S + CROWDED_S
+    for end in (robot, link, theirs):
+        end.close()
+
+
 def test_a_stalled_runtime_is_damped_but_short_pauses_are_not() -> None:
     dead_man = DeadMan(0.1)
     assert not dead_man.due(1e9) and dead_man.left_s(0.0) == float("inf")  # not before the first command
@@ -130,13 +207,10 @@ def test_the_watchdog_ends_by_itself() -> None:
     server, address = udp_server()
     with runtime(address) as process:
         until_commanded(server)
-        children = subprocess.run(
-            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
-        ).stdout.split()
-        assert len(children) == 1
+        watchdog = watchdog_of(process)
         process.kill()
         died_s = time.monotonic()
-        serve_until(server, lambda: not os.path.exists(f"/proc/{children[0]}"), LINGER_S + 10.0)
+        serve_until(server, lambda: not os.path.exists(f"/proc/{watchdog}"), LINGER_S + 10.0)
         assert time.monotonic() - died_s >= LINGER_S - 0.5
     server.close()
 

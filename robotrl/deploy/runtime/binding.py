@@ -87,7 +87,8 @@ def bind(contract: Contract, body: Body, layout: Layout) -> Binding:
     if joints:
         position = find(JOINT_POSITION, None, joints, "which guards need")
         velocity = find(JOINT_VELOCITY, None, joints, "which guards need")
-        for name in (JOINT_POSITION, JOINT_VELOCITY):
+        for name, per in ((JOINT_POSITION, ""), (JOINT_VELOCITY, "/s")):
+            _check_unit(where, signals[name], [f"{joint.unit}{per}" for joint in body.joints])
             _refuse_unknown(where, f"joint in {name}", signals[name].elements, joints)
     gravity = None
     if GRAVITY in signals:
@@ -146,6 +147,17 @@ def _refuse_unknown(where: str, kind: str, names: Sequence[str], known: Sequence
                 f"{where}: {kind} {name!r} is unknown to the policy{nearest(name, known)}; "
                 f"it knows {', '.join(known)}"
             )
+
+
+def _check_unit(where: str, signal: Signal, units: Sequence[str]) -> None:
+    """Refuse a signal of joints in none of their units.
+
+    One unit is told for all: where some joints turn and others slide it is that of some, and every number is
+    in the unit of its joint.
+    """
+    if signal.unit not in units:
+        expected = " or ".join(repr(unit) for unit in sorted(set(units)))
+        raise RobotrlError(f"{where}: signal {signal.name!r} is in {signal.unit!r}, its joints in {expected}")
 
 
 def _check_rate(contract: Contract, layout: Layout) -> None:

@@ -38,6 +38,10 @@ def minimum_jerk(share: float) -> float:
     return share**3 * (10.0 + share * (6.0 * share - 15.0))
 
 
+_MINIMUM_JERK_PEAK = 15 / 8
+"""Largest speed of that path as a multiple of its mean speed, at s = 1/2."""
+
+
 class Drives:
     """The robot's drives.
 
@@ -46,6 +50,10 @@ class Drives:
         body: joints, modes, gains and effort limits.
         limits: of the user.
         dt_s: between two commands, s.
+
+    Attributes:
+        damping: (A, 5) command that damps.
+        move_s: duration of the move to the default pose, long enough for the rate limit, s.
     """
 
     def __init__(self, contract: Contract, body: Body, limits: Limits, dt_s: float) -> None:
@@ -65,13 +73,14 @@ class Drives:
         limit = [np.inf if d.effort_limit is None else d.effort_limit for d in drives]
         self._effort_limit = np.array(limit) * limits.effort_share
         self._safe = np.array([0.0 if drive.safe is None else drive.safe for drive in drives])
-        lower, upper = _soft_range(body, limits.soft_limit_share)
+        lower, upper = joint_ranges(body, limits.soft_limit_share)
         self._lower, self._upper = self._of_joints(lower), self._of_joints(upper)
         # a model's own pose may lie outside of its ranges
         default = self._of_joints([joint.default for joint in body.joints])
         self._default = np.clip(default, self._lower, self._upper)
+        self._move_s, self._command_rate = limits.move_s, limits.command_rate
         self._step = np.inf if limits.command_rate is None else limits.command_rate * dt_s
-        self._start = self._reference = self._default.copy()
+        self.start(np.empty(0))
         self.damping = self._damping(limits.damping_kd)
 
     def _of_joints(self, values: list[float]) -> np.ndarray:
@@ -87,20 +96,37 @@ class Drives:
 
     def start(self, joint_position: np.ndarray) -> None:
         """Take the measured pose (J,) as where the next motion begins."""
-        if len(joint_position):
-            self._start = self._reference = joint_position[self._joint].astype(np.float64)
+        pose = joint_position[self._joint] if len(joint_position) else self._default
+        self._start = self._reference = pose.astype(np.float64)
+        self.move_s = self._move_s
+        if self._command_rate is not None and self._position.any():
+            farthest = np.max(np.abs(self._default - self._start)[self._position])
+            self.move_s = max(self.move_s, float(_MINIMUM_JERK_PEAK * farthest / self._command_rate))
 
-    def move(self, share: float) -> np.ndarray:
+    def move(self, share: float, joint_position: np.ndarray, joint_velocity: np.ndarray) -> np.ndarray:
         """Return the command at a share of the move to the default pose, stiffening as it goes.
 
-        Only position drives move; the others rest.
+        Only position drives move; the others rest. Rate and effort limits hold as they do for a policy, save
+        that damping alone may exceed an effort limit: it is never undone.
+
+        Args:
+            share: of `move_s`, in [0, 1].
+            joint_position: (J,) measured.
+            joint_velocity: (J,) measured.
         """
         rows, moved = self.damping.copy(), self._position
+        if not moved.any():
+            return rows
         share = min(1.0, max(0.0, share))
-        self._reference = self._start + minimum_jerk(share) * (self._default - self._start)
-        rows[moved, POSITION] = self._reference[moved]
         rows[moved, KP] = share * self._kp[moved]
         rows[moved, KD] = share * self._kd[moved] + (1.0 - share) * rows[moved, KD]
+        q, qd = joint_position[self._joint], joint_velocity[self._joint]
+        target = self._start + minimum_jerk(share) * (self._default - self._start)
+        target = self._reference + np.clip(target - self._reference, -self._step, self._step)
+        # softer gains allow a target farther off, even beyond the joint: go no farther than towards it
+        cut = self._within_effort(target, q, qd, rows[:, KP], rows[:, KD])
+        self._reference = np.clip(cut, np.minimum(target, q), np.maximum(target, q))
+        rows[moved, POSITION] = self._reference[moved]
         return rows
 
     def pose_error(self, joint_position: np.ndarray) -> float:
@@ -128,7 +154,7 @@ class Drives:
         command = np.where(self._position, np.clip(wanted, self._lower, self._upper), wanted)
         step = np.where(self._position, command - self._reference, 0.0)
         command = np.where(self._position, self._reference + np.clip(step, -self._step, self._step), command)
-        command = self._within_effort(command, q, qd)
+        command = self._within_effort(command, q, qd, self._kp, self._kd)
         self._reference = np.where(self._position, command, self._reference)
         rows = np.zeros((len(action), len(COMMAND_FIELDS)))
         rows[self._position, POSITION] = command[self._position]
@@ -154,22 +180,26 @@ class Drives:
         of_velocity = self._kd * (command - qd)
         return np.where(self._position, of_position, np.where(self._velocity, of_velocity, command))
 
-    def _within_effort(self, command: np.ndarray, q: np.ndarray, qd: np.ndarray) -> np.ndarray:
-        """Move commands so that no force exceeds its limit.
+    def _within_effort(
+        self, command: np.ndarray, q: np.ndarray, qd: np.ndarray, kp: np.ndarray, kd: np.ndarray
+    ) -> np.ndarray:
+        """Move commands so that no force of gains `kp`, `kd` (A,) exceeds its limit.
 
-        A position drive's lies in [q + (-limit + kd qd) / kp, q + (limit + kd qd) / kp].
+        A position drive's lies in [q + (-limit + kd qd) / kp, q + (limit + kd qd) / kp]; with kp 0 it makes
+        no force.
         """
         ends = []
         for limit in (-self._effort_limit, self._effort_limit):
             with np.errstate(divide="ignore", invalid="ignore"):
-                of_position = q + (limit + self._kd * qd) / self._kp
-                of_velocity = qd + limit / self._kd
+                of_position = np.where(kp > 0, q + (limit + kd * qd) / kp, np.copysign(np.inf, limit))
+                of_velocity = qd + limit / kd
             end = np.where(self._position, of_position, np.where(self._velocity, of_velocity, limit))
             ends.append(np.where(self._other, np.copysign(np.inf, limit), end))
         return np.clip(command, *ends)
 
 
-def _soft_range(body: Body, share: float) -> tuple[list[float], list[float]]:
+def joint_ranges(body: Body, share: float) -> tuple[list[float], list[float]]:
+    """Return the lower and the upper ends of a share of the joints' ranges, each about its middle."""
     lower, upper = [], []
     for joint in body.joints:
         low = -np.inf if joint.lower is None else joint.lower

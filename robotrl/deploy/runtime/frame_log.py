@@ -88,7 +88,7 @@ class FrameLog:
             there is replaced, so give it a name of its own.
 
     Attributes:
-        lost: frames that the disk was too slow for.
+        lost: frames and events that are missing in the file: the disk was too slow for them.
 
     Raises:
         UsageError: the package mcap is missing, or something lies at `path`.

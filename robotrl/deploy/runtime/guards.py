@@ -14,10 +14,12 @@ import numpy as np
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.deploy.contract import Contract
 from robotrl.deploy.runtime.binding import GRAVITY, Binding, element_names
+from robotrl.deploy.runtime.drives import joint_ranges
 from robotrl.deploy.runtime.limits import Limits
 from robotrl.deploy.runtime.rate import Rate, Tick
 from robotrl.deploy.runtime.robots.robot import Layout, Reading
 
+_TILT_RAD = 1.0
 _FUTURE_S = 0.01
 """A reading may lie so far ahead of our clock: the jitter of the packets that the clocks were matched by."""
 
@@ -60,10 +62,22 @@ class Guards:
     """
 
     def __init__(self, contract: Contract, limits: Limits, layout: Layout, binding: Binding) -> None:
-        assert contract.control_dt_s is not None
+        assert contract.control_dt_s is not None and contract.robot is not None
         self._limits, self._binding = limits, binding
         self._max_age_s = limits.age_s(contract.control_dt_s)
-        self._signal_names = [signal.name for signal in layout.signals]
+        names = [signal.name for signal in layout.signals]
+        slow = [i for i, name in enumerate(names) if name in limits.signals and i not in binding.used_signals]
+        self._aging = np.append(binding.used_signals, slow).astype(np.intp)
+        self._aging_names = [names[i] for i in self._aging]
+        self._max_ages_s = np.where(
+            np.isin(self._aging, binding.used_signals), self._max_age_s, limits.max_signal_age_s
+        )
+        body = contract.robot
+        self._joint_names = [f"position of {joint.name} ({joint.unit})" for joint in body.joints]
+        lower, upper = joint_ranges(body, limits.range_share)
+        # a model's own pose may lie outside of its ranges
+        default = [joint.default for joint in body.joints]
+        self._lower, self._upper = np.minimum(lower, default), np.maximum(upper, default)
         self._names = binding.input_names
         self._action_names = [f"{out.name} ({out.unit})" for out in contract.outputs]
         self._quaternions = [
@@ -75,8 +89,8 @@ class Guards:
             if name not in layout.columns:
                 raise unknown_name("signal in limits", name, layout.columns)
         self._bounded = [(name, layout.columns[name], ends) for name, ends in limits.signals.items()]
-        asked_for = limits.tilt_rad != Limits.tilt_rad and limits.tilt_rad < math.pi
-        if GRAVITY not in layout.columns and asked_for:
+        self._tilt_rad = _TILT_RAD if limits.tilt_rad is None else limits.tilt_rad
+        if binding.gravity is None and limits.tilt_rad is not None and limits.tilt_rad < math.pi:
             raise UsageError(f"limits: tilt_rad needs the robot to publish {GRAVITY!r}, which it does not")
 
     def clock(self, tick: Tick, rate: Rate) -> Event | None:
@@ -98,10 +112,10 @@ class Guards:
             return Event("age", "first reading (s)", math.inf, self._max_age_s, now_s)
         if reading.tripped:
             return Event("watchdog", "silence of this program (s)", math.inf, self._max_age_s, now_s)
-        ages_s = now_s - reading.times_s[self._binding.used_signals]
-        late = ~(ages_s <= self._max_age_s)
+        ages_s = now_s - reading.times_s[self._aging]
+        late = ~(ages_s <= self._max_ages_s)
         if late.any():
-            return self._age_event("age", ages_s, late, self._max_age_s, now_s)
+            return self._age_event("age", ages_s, late, float(self._max_ages_s[np.argmax(late)]), now_s)
         ahead = ~(ages_s >= -_FUTURE_S)
         return self._age_event("clock", ages_s, ahead, -_FUTURE_S, now_s) if ahead.any() else None
 
@@ -109,8 +123,7 @@ class Guards:
         self, guard: str, ages_s: np.ndarray, bad: np.ndarray, limit: float, now_s: float
     ) -> Event:
         first = int(np.argmax(bad))
-        name = self._signal_names[self._binding.used_signals[first]]
-        return Event(guard, f"age of {name} (s)", float(ages_s[first]), limit, now_s)
+        return Event(guard, f"age of {self._aging_names[first]} (s)", float(ages_s[first]), limit, now_s)
 
     def observation(self, observation: np.ndarray, now_s: float) -> Event | None:
         """Check what the network is fed, (D,) float32."""
@@ -136,14 +149,21 @@ class Guards:
             else None
         )
 
+    def command(self, rows: np.ndarray, now_s: float) -> Event | None:
+        """Check what is about to be sent, (A, 5): the last thing in the way of a mistake of our own."""
+        bad = ~np.isfinite(rows).all(axis=1)
+        if not bad.any():
+            return None
+        return Event("command not finite", self._action_names[int(np.argmax(bad))], math.nan, math.nan, now_s)
+
     def body(self, values: np.ndarray, now_s: float) -> Event | None:
         """Check the body, given the numbers of a reading (W,)."""
         limits, binding = self._limits, self._binding
         if binding.gravity is not None:
             x, y, z = (float(v) for v in values[binding.gravity])
             tilt = math.atan2(math.hypot(x, y), -z)
-            if not tilt <= limits.tilt_rad:
-                return Event("tilt", "angle from the vertical (rad)", tilt, limits.tilt_rad, now_s)
+            if not tilt <= self._tilt_rad:
+                return Event("tilt", "angle from the vertical (rad)", tilt, self._tilt_rad, now_s)
         if len(binding.joint_velocity):
             speed = np.abs(values[binding.joint_velocity])
             for what, value, limit in (
@@ -153,8 +173,11 @@ class Guards:
                 if not value <= limit:
                     return Event("joint velocity", what, value, limit, now_s)
             position = values[binding.joint_position]
-            if not np.isfinite(position).all():
-                return Event("joint position", "a joint position", math.nan, math.inf, now_s)
+            bad = ~(np.isfinite(position) & (self._lower <= position) & (position <= self._upper))
+            if bad.any():
+                first = int(np.argmax(bad))
+                end = self._upper[first] if position[first] > self._upper[first] else self._lower[first]
+                return self._at("joint position", self._joint_names, position, bad, float(end), now_s)
         for name, columns, (low, high) in self._bounded:
             for value in values[columns]:
                 if not low <= value:

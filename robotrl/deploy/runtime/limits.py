@@ -18,13 +18,15 @@ from robotrl.core.errors import UsageError, unknown_name
 class Limits:
     """Thresholds of the guards. Joint quantities are in rad, or m at slides."""
 
-    tilt_rad: float = 1.0
+    tilt_rad: float | None = None
     """Largest angle between the body's z axis and the vertical, rad, from pi on none; needs the signal
-    projected_gravity."""
+    projected_gravity. Null for 1 where the robot publishes that, and none where it does not."""
     joint_velocity: float = 30.0
     """Largest speed of a joint, rad/s."""
     mean_joint_velocity: float = 15.0
     """Largest mean speed of all joints, rad/s."""
+    range_share: float = 1.2
+    """Share of a joint's range, about its middle, that it may be measured in."""
     soft_limit_share: float = 0.95
     """Share of a joint's range, about its middle, that position commands stay within."""
     command_rate: float | None = None
@@ -39,8 +41,10 @@ class Limits:
     """Largest distance of a quaternion's norm from 1."""
     signals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Further signals, such as a temperature or a battery's voltage -> lowest and highest value."""
+    max_signal_age_s: float = 3.0
+    """Largest age of those of them that no policy takes, s: they may be measured more slowly."""
     move_s: float = 2.0
-    """Duration of the move to the default pose, s."""
+    """Duration of the move to the default pose, s; longer where `command_rate` needs it."""
     pose_tolerance: float = 0.2
     """Largest distance of a joint from its default position when the policy may take over, rad."""
     blend_s: float = 0.5
@@ -62,9 +66,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         positive = ("tilt_rad", "joint_velocity", "mean_joint_velocity", "command_rate", "obs_abs_max")
-        above(self, 0.0, *positive, "max_obs_age_s", "move_s", "pose_tolerance", "watchdog_s")
+        above(self, 0.0, *positive, "max_obs_age_s", "max_signal_age_s", "move_s")
+        above(self, 0.0, "pose_tolerance", "watchdog_s")
         at_least(self, 0.0, "quaternion_tolerance", "blend_s", "damping_kd", "hold_steps")
-        at_least(self, 1, "consecutive_overruns", "candidates")
+        at_least(self, 1, "range_share", "consecutive_overruns", "candidates")
         within(self, "(0, 1]", "soft_limit_share", "effort_share", "overrun_share")
         for name, (low, high) in self.signals.items():
             if not low < high:

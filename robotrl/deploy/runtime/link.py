@@ -19,6 +19,7 @@ from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.runtime.robots.robot import COMMAND_FIELDS, Command, Layout, Reading, check_rows
 
 _LARGEST = 1 << 18
+_LEAVE_S = 1.0
 _NO_ROWS = np.empty((0, len(COMMAND_FIELDS)))
 
 
@@ -186,7 +187,13 @@ class WatchedRobot:
         """Let commands pass again: a person said so."""
         self._link.send_word(Word.RESET)
 
-    def close(self) -> None:
-        """Leave. The robot stops by its own time-out: damp it before."""
+    def leave(self) -> None:
+        """Say that the robot was damped in good order: the watchdog ends too, at once."""
         self._link.send_word(Word.LEAVE)
+        # closing a line with readings that nobody took makes its other end lose what it has not read yet
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LEAVE_S)
+
+    def close(self) -> None:
+        """Close the line. Unless we left before, a watchdog that passed commands on damps the robot."""
         self._link.close()

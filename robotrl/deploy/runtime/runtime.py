@@ -45,6 +45,9 @@ class GuardedRobot(Robot, Protocol):
     def reset(self) -> None:
         """Let the watchdog pass commands again."""
 
+    def leave(self) -> None:
+        """Tell the watchdog that the robot was damped in good order."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Status:
@@ -110,7 +113,7 @@ class Runtime:
         self._log = FrameLog(robot.layout, dt_s, log, dumps)
         self.machine = Machine(time.monotonic())
         self._reading: Reading | None = None
-        self._interrupted = False
+        self._interrupted = self._moving = False
         self._note = ""
         robot.set_damping(self._in_robots_order(self._drives.damping))
 
@@ -122,7 +125,7 @@ class Runtime:
     ) -> bool:
         """Run until a person quits, Ctrl-C, or the policy has commanded for `duration_s`.
 
-        Whatever ends it, the robot is damped then.
+        Whatever ends it, the robot is damped then; after a failure the watchdog goes on with it.
 
         Args:
             operator: says what to do.
@@ -143,7 +146,9 @@ class Runtime:
                     tick = self._rate.wait()
                     over = duration_s is not None and self.statistics.steps * self._dt_s >= duration_s
                     if (self._listen(operator, tick.time_s) or self._interrupted or over) and left is None:
-                        left = math.ceil(LAST_DAMPING_S / self._dt_s) if self.machine.armed else 0
+                        if not self.machine.armed:
+                            break  # whoever was never armed is sent nothing
+                        left = math.ceil(LAST_DAMPING_S / self._dt_s)
                         self.machine.damp(tick.time_s)
                     self.cycle(tick)
                     left = None if left is None else left - 1
@@ -154,6 +159,7 @@ class Runtime:
                 if self.machine.armed:
                     self._send(self._drives.damping)
                 self._log.close()
+        self._robot.leave()
         return self._interrupted
 
     @contextmanager
@@ -193,8 +199,8 @@ class Runtime:
         self._note = ""
         if state is State.MOVE_TO_DEFAULT:
             self._rate.restart()
-            if self._reading is not None:
-                self._drives.start(self._reading.values[self.binding.joint_position])
+            self._observations.reset()
+            self._moving = False
         elif state is State.POLICY:
             self._observations.reset()
             self._execution.reset()
@@ -211,6 +217,9 @@ class Runtime:
         rows, inference_s = None, 0.0
         if machine.armed:
             rows, inference_s = self._command(tick, age_s)
+            event = self._guards.command(rows, tick.time_s)
+            if event is not None:
+                rows = self._fault(event)
             self._send(rows)
         if reading is not None:
             sent = None if rows is None else self._in_robots_order(rows)
@@ -249,17 +258,25 @@ class Runtime:
 
     def _pose(self, values: np.ndarray, now_s: float) -> np.ndarray:
         """Return the command on the way to the default pose, or in it."""
-        machine = self.machine
+        machine, drives = self.machine, self._drives
+        position, velocity = self._joints(values)
         if machine.state is State.HOLD:
-            return self._drives.move(1.0)
-        share = (now_s - machine.since_s) / self._limits.move_s
+            return drives.move(1.0, position, velocity)
+        if not self._moving:  # from a reading that passed the guards
+            drives.start(position)
+            self._moving = True
+        share = (now_s - machine.since_s) / drives.move_s
         if share >= 1.0:
-            off = self._drives.pose_error(values[self.binding.joint_position])
+            off = drives.pose_error(position)
             if not off <= self._limits.pose_tolerance:
                 what, limit = "distance of a joint from its default (rad)", self._limits.pose_tolerance
                 return self._fault(Event("default pose", what, off, limit, now_s))
             machine.pose_reached(now_s)
-        return self._drives.move(share)
+        return drives.move(share, position, velocity)
+
+    def _joints(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the joints' positions and velocities, (J,) each."""
+        return values[self.binding.joint_position], values[self.binding.joint_velocity]
 
     def _policy(
         self, observation: np.ndarray, values: np.ndarray, age_s: float, now_s: float
@@ -274,13 +291,10 @@ class Runtime:
         if event is None:
             under_s = now_s - self.machine.since_s + self._dt_s
             blend = min(1.0, under_s / self._limits.blend_s) if self._limits.blend_s else 1.0
-            position, velocity = (
-                values[columns] for columns in (self.binding.joint_position, self.binding.joint_velocity)
-            )
             event = self._guards.body(values, now_s)
         if event is not None:
             return self._fault(event), inference_s
-        shaped = self._drives.follow(action, blend, position, velocity)
+        shaped = self._drives.follow(action, blend, *self._joints(values))
         self.statistics.add(observation, shaped, age_s, inference_s)
         return shaped.rows, inference_s
 
@@ -307,7 +321,7 @@ class Runtime:
 
     def summary(self) -> Summary:
         """Sum up the run."""
-        return self.statistics.finish(self._rate, self._robot.alive)
+        return self.statistics.finish(self._rate, self._robot.alive, self._log.lost)
 
     def _status(self, tick: Tick) -> Status:
         return Status(

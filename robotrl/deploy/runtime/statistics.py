@@ -60,12 +60,13 @@ class Statistics:
         self.age.add(age_s)
         self.inference.add(inference_s)
 
-    def finish(self, rate: Rate, watchdog_alive: bool) -> Summary:
+    def finish(self, rate: Rate, watchdog_alive: bool, lost: int) -> Summary:
         """Sum up.
 
         Args:
             rate: of the loop.
             watchdog_alive: whether the watchdog was there to the end.
+            lost: control steps and events that are missing in the log.
         """
         steps = max(1, self.steps)
         dt_s = self._contract.control_dt_s
@@ -88,6 +89,7 @@ class Statistics:
             unfamiliar_share=self._unfamiliar / (steps * len(self._low)),
             events=[str(event) for event in self.events],
             watchdog_alive=watchdog_alive,
+            lost=lost,
         )
 
 
@@ -115,6 +117,7 @@ class Summary:
         unfamiliar_share: share of observation values beyond all that the bundle's recordings hold.
         events: of guards.
         watchdog_alive: whether the watchdog was there to the end.
+        lost: control steps and events that are missing in the log.
     """
 
     policy_s: float
@@ -132,6 +135,7 @@ class Summary:
     unfamiliar_share: float
     events: list[str]
     watchdog_alive: bool
+    lost: int
 
     def doubts(self) -> list[str]:
         """Return what speaks against trying this policy on hardware; nothing if it looks safe."""
@@ -157,7 +161,9 @@ class Summary:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the lines of a table."""
+        gaps = f"{self.lost} control steps and events: the disk was too slow, the log has gaps"
         return [
+            *([("missing in the log", gaps)] if self.lost else []),
             ("under the policy", f"{self.policy_s:.1f} s at {1 / self.control_dt_s:g} Hz"),
             ("overruns", f"{self.overruns} of {self.periods} periods"),
             ("lateness", _durations(self.lateness)),

@@ -30,6 +30,10 @@ REACTION_S = 0.02
 LINGER_S = 5.0
 """For how long a robot is damped after the runtime died; then its own time-out takes over, s."""
 REPEAT_S = 0.02
+# a line that hung up is readable for ever and has nothing to read: from so many such wake-ups in a row on,
+# it is looked at every millisecond, not waited for
+_EMPTY_WAKES = 100
+_LOOK_S = 0.001
 _DAMPING_STATE = 5
 
 
@@ -92,11 +96,14 @@ class Watchdog:
     def run(self) -> None:
         """Serve until the runtime leaves, or for `LINGER_S` after it died while it commanded."""
         self._link.send_layout(self._robot.layout)
-        ends = [self._link.fileno(), self._robot.fileno()]
+        line, empty = self._robot.fileno(), 0
         while True:
             now_s = time.monotonic()
             wait_s = REPEAT_S if self._dead_man.tripped else min(1.0, self._dead_man.left_s(now_s))
-            select.select(ends, [], [], wait_s)
+            ends = [self._link.fileno(), line]
+            if empty >= _EMPTY_WAKES:
+                ends, wait_s = ends[:1], min(wait_s, _LOOK_S)
+            ready, _, _ = select.select(ends, [], [], wait_s)
             last = self._obey()
             if last is not None:
                 break
@@ -104,7 +111,10 @@ class Watchdog:
                 self._damp()
             reading = self._robot.read()
             if reading is not None:
+                empty = 0
                 self._link.send_reading(reading, self._dead_man.tripped)
+            elif line in ready:
+                empty += 1
         if last is Word.GONE and self._dead_man.armed:
             self._linger()
 
@@ -145,7 +155,9 @@ def main() -> int:
     parser.add_argument("--link", type=int, required=True, help="file descriptor")
     parser.add_argument("--timeout-s", type=float, required=True)
     args = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runtime's to handle
+    # Ctrl-C and the stop of a service are the runtime's to handle: this one ends when that one has
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     link = Link(socket.socket(fileno=args.link))
     try:
         robot = open_robot(args.address, sys.stdin.buffer.read(), args.timeout_s)
