@@ -27,6 +27,7 @@ from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.runtime.binding import bind
 from robotrl.deploy.runtime.log_reader import read_log
 from robotrl.deploy.runtime.robots.robot import KD, KP, POSITION, Command
+from robotrl.deploy.runtime.robots.server import LIVE_S
 from robotrl.export.bundle import export_policy
 from robotrl.policies.gaussian import GaussianPolicy
 from robotrl.training.serve_robot import serve
@@ -149,7 +150,7 @@ def test_a_person_at_the_terminal(arm: Path, robot: str, limits: str, tmp_path: 
 
 
 def test_who_hangs_up_is_gone(arm: Path, robot: str, limits: str, tmp_path: Path) -> None:
-    time.sleep(1.0)  # the robot lets nobody else in meanwhile
+    time.sleep(LIVE_S)  # the robot lets nobody else in meanwhile
     code, out, _ = run("deploy", str(arm), "--robot", robot, "--limits", limits, cwd=tmp_path)
     assert code == 0 and "0.0 s at 50 Hz" in out and "NOT yet safe" in out
 
@@ -157,7 +158,7 @@ def test_who_hangs_up_is_gone(arm: Path, robot: str, limits: str, tmp_path: Path
 def test_an_operator_with_the_key_elsewhere(
     arm: Path, robot: str, limits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    time.sleep(1.0)
+    time.sleep(LIVE_S)
     key, address = tmp_path / "key", f"127.0.0.1:{free_port()}"
     key.write_text("a secret of the workshop")
     words = ("deploy", str(arm), "--robot", robot, "--limits", limits, "--operator", address)
@@ -180,7 +181,7 @@ def test_an_operator_with_the_key_elsewhere(
 
 
 def test_ctrl_c_damps_and_leaves(arm: Path, robot: str, limits: str, tmp_path: Path) -> None:
-    time.sleep(1.0)
+    time.sleep(LIVE_S)
     words = ("deploy", str(arm), "--robot", robot, "--limits", limits, "--log", "run.mcap")
     with running(*words, cwd=tmp_path) as process:
         expect(process, "type arm")

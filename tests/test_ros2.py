@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib.metadata
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ from typing import Any
 import mujoco
 import numpy as np
 import pytest
+import runtime_common
 import yaml
 from bundles import KINDS, TASK, make_policy
 
@@ -24,7 +30,8 @@ from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.contract import Contract
 from robotrl.deploy.robot_contract import Drive, Joint, Robot
 from robotrl.deploy.ros2.bridge import Bridge
-from robotrl.deploy.ros2.conversion import Commands, Interface, Readings, layout_of
+from robotrl.deploy.ros2.conversion import Commands, Interface, Readings, layout_of, measured_s
+from robotrl.deploy.runtime.binding import bind
 from robotrl.deploy.runtime.robots.client import PacketRobot
 from robotrl.deploy.runtime.robots.robot import Command, Layout, Signal
 from robotrl.deploy.runtime.robots.udp import UdpChannel
@@ -165,6 +172,11 @@ def test_commands_by_hand() -> None:
     # 20 (0.5 - 0.3) + 1 (0.1 - 1) + 0.2 and 10 (-1 - 0) + 2 (0 + 2)
     assert effort.message(rows, False, q, qd) == pytest.approx([3.3, -6.0])
     assert effort.message(damping, True, q, qd) == pytest.approx([-1.0, 4.0])
+    # without a joint's reading: nothing to hold, and no effort of the drive that needs it
+    unknown = np.array([np.nan, 0.0])
+    assert Commands(BODY, Interface.POSITION).message(damping, True, unknown, qd) is None
+    assert effort.message(damping, True, q, unknown) == [0.0, 0.0]
+    assert effort.message(rows, False, unknown, qd) == pytest.approx([0.0, -6.0])
     with pytest.raises(UsageError, match="interface=velocity cannot command 'a', whose mode is position"):
         Commands(BODY, Interface.VELOCITY)
 
@@ -176,6 +188,51 @@ def bundle(tmp_path_factory) -> Path:
     return export_policy(
         policy, TASK, out, provenance={"task_name": "walker_walk"}, allow_simulation_only=True
     )
+
+
+def test_gravity_is_published_where_the_policy_takes_anything_of_an_imu() -> None:
+    made = runtime_common.contract()
+    assert made.robot is not None
+    joints = made.inputs[:2]
+    without = layout_of(dataclasses.replace(made, inputs=joints), made.robot)
+    assert "projected_gravity" not in without.columns
+    for name, elements in (("angular_velocity", ("z",)), ("projected_gravity", ("x", "y"))):
+        inputs = (*joints, runtime_common.term(name, 4, "1", elements))
+        taken = dataclasses.replace(made, inputs=inputs)
+        found = layout_of(taken, made.robot)
+        (gravity,) = (signal for signal in found.signals if signal.name == "projected_gravity")
+        assert gravity.elements == ("x", "y", "z")
+        assert bind(taken, made.robot, found).gravity is not None
+
+
+def test_a_stamp_ahead_of_the_clock_gives_a_time_ahead_of_now() -> None:
+    """3.000000005 s is the stamp of every message here."""
+    state = joint_state(["a"], [0.0], [0.0])
+    assert measured_s(state, 3.5, 100.0) == pytest.approx(99.5)
+    assert measured_s(state, 2.9, 100.0) == pytest.approx(100.1)
+    assert measured_s(array(1.0), 3.5, 100.0) == 100.0
+    stamp = STORE.types["builtin_interfaces/msg/Time"](sec=0, nanosec=0)
+    state.header.stamp = stamp
+    assert measured_s(state, 3.5, 100.0) == 100.0
+
+
+@pytest.mark.parametrize("interface", [Interface.EFFORT, Interface.POSITION])
+def test_damping_before_the_first_joint_state_publishes_nothing(bundle: Path, interface: Interface) -> None:
+    contract = Contract.from_json((bundle / "contract.json").read_text(), "bundle")
+    assert contract.robot is not None
+    drives = tuple(dataclasses.replace(one, mode="position", kp=1.0) for one in contract.robot.drives)
+    contract = dataclasses.replace(contract, robot=dataclasses.replace(contract.robot, drives=drives))
+    channel = UdpChannel("127.0.0.1", 0, listen=True, key=b"")
+    published: list[list[float]] = []
+    bridge = Bridge(contract, interface, channel, published.append, silence_s=0.05, damping_kd=3.0)
+    robot = connect(bridge, channel.port)
+    robot.send(Command(np.zeros((len(drives), 5)), 5))
+    wait(lambda: bridge.poll() or bridge._command is not None)
+    time.sleep(0.1)
+    bridge.poll()
+    robot.close()
+    bridge.close()
+    assert published == []
 
 
 def test_bridge_serves_the_runtime_and_damps_when_it_falls_silent(bundle: Path) -> None:
@@ -205,10 +262,16 @@ def test_bridge_serves_the_runtime_and_damps_when_it_falls_silent(bundle: Path) 
         assert published[-1] == rows[:, 2].tolist()
         sent_s = time.monotonic()
         while published[-1] == rows[:, 2].tolist():
+            bridge.joint_state(state, time.monotonic())
             bridge.poll()
             assert time.monotonic() - sent_s < 1.0, "nobody damped the robot"
         assert 0.15 < time.monotonic() - sent_s < 0.4
         assert published[-1] == pytest.approx([-0.1 * 3.0] * len(body.drives))
+        silent_s = time.monotonic()  # the joints say nothing any more: no effort by what they said last
+        while published[-1] != [0.0] * len(body.drives):
+            bridge.poll()
+            assert time.monotonic() - silent_s < 1.0, "an effort by an old reading"
+        assert time.monotonic() - silent_s > 0.15
         robot.close()
     finally:
         bridge.close()
@@ -263,6 +326,49 @@ def test_package_is_whole(bundle: Path, tmp_path: Path, capsys) -> None:
     share = built / "share" / "walker_policy"
     assert (share / "bundle" / "policy.onnx").read_bytes() == (bundle / "policy.onnx").read_bytes()
     assert (share / "launch" / "robot.launch.py").is_file() and (share / "config" / "params.yaml").is_file()
+
+
+def test_deploy_runs_on_what_the_readme_installs(bundle: Path, tmp_path: Path) -> None:
+    """Everything else that robotrl depends on cannot be imported there, as after `pip install --no-deps`."""
+    out = write_ros2_package(bundle, tmp_path / "walker_policy")
+    installed = re.search(r"pip install (.*) && pip install --no-deps", (out / "README.md").read_text())
+    assert installed is not None
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["deploy"]]
+    missing = {canonical(re.split(r"[>=\[]", line)[0]) for line in wanted}
+    missing -= {canonical(name) for name in installed[1].split()}
+    modules = [
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if {canonical(owner) for owner in owners} & missing
+    ]
+    assert {"torch", "mujoco"} <= set(modules) and "numpy" not in modules
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys({modules!r}))\n"
+    )
+    contract = Contract.from_json((bundle / "contract.json").read_text(), "bundle")
+    assert contract.robot is not None
+    made = layout_of(contract, contract.robot)
+    server, address = runtime_common.udp_server(made=made)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robotrl", "deploy", str(out / "bundle"), "--robot", address],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    while process.poll() is None:
+        server.poll()
+        server.publish(np.zeros(made.width), np.full(len(made.signals), time.monotonic()))
+        time.sleep(2e-3)
+    server.close()
+    told, _ = process.communicate()
+    assert process.returncode == 0 and "under the policy" in told, told
+
+
+def canonical(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
 
 
 def declared() -> set[str]:

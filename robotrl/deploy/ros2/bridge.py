@@ -20,12 +20,15 @@ from robotrl.deploy.runtime.robots.server import RobotServer
 class Bridge:
     """Serves the runtime's packets; stops the robot by itself when commands cease.
 
+    Efforts follow the joints: nothing is published before the first joint reading, and zero when they cease.
+
     Args:
         contract: of the policy.
         interface: of the robot's controllers.
         channel: carries the packets.
         publish: sends numbers to the controllers.
-        silence_s: longest time without a command before the robot is damped, s.
+        silence_s: longest time without a command before the robot is damped, and without a joint reading
+            before efforts are zero, s.
         damping_kd: gain of drives that have none of their own, N m s/rad.
 
     Raises:
@@ -50,6 +53,7 @@ class Bridge:
         self._publish, self._silence_s = publish, silence_s
         self._follows_joints = interface is Interface.EFFORT
         self._command: Command | None = None
+        self._measured_s: float | None = None
         self._damping = np.zeros((len(body.drives), len(COMMAND_FIELDS)))
         for row, drive in zip(self._damping, body.drives, strict=True):
             if drive.joint is None:
@@ -64,6 +68,7 @@ class Bridge:
     def joint_state(self, message: Any, time_s: float) -> None:
         """Take a JointState measured at `time_s` (monotonic clock); publish what is known as a reading."""
         self.readings.joint_state(message, time_s)
+        self._measured_s = min(time_s, time.monotonic())
         if self.readings.complete:
             self._server.publish(self.readings.values, self.readings.times_s)
         if self._follows_joints and self._command is not None:
@@ -90,8 +95,15 @@ class Bridge:
         self._server.close()
 
     def _send(self, command: Command) -> None:
-        values = self.readings.values
-        damped = command.state == State.DAMPING
-        self._publish(
-            self._commands.message(command.rows, damped, values[self._position], values[self._velocity])
-        )
+        numbers = self._numbers(command)
+        if numbers is not None:
+            self._publish(numbers)
+
+    def _numbers(self, command: Command) -> list[float] | None:
+        if self._follows_joints:
+            if self._measured_s is None:
+                return None
+            if time.monotonic() - self._measured_s > self._silence_s:
+                return [0.0] * len(command.rows)
+        values, damped = self.readings.values, command.state == State.DAMPING
+        return self._commands.message(command.rows, damped, values[self._position], values[self._velocity])

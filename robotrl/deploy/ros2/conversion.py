@@ -14,13 +14,14 @@ import numpy as np
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.contract import Contract
 from robotrl.deploy.robot_contract import Robot as Body
+from robotrl.deploy.runtime.binding import GRAVITY
 from robotrl.deploy.runtime.robots.robot import FEEDFORWARD, KD, KP, POSITION, VELOCITY, Layout, Signal
 
 _XYZ = ("x", "y", "z")
 _IMU = {
     "angular_velocity": _XYZ,
     "linear_acceleration": _XYZ,
-    "projected_gravity": _XYZ,
+    GRAVITY: _XYZ,
     "orientation": ("w", "x", "y", "z"),
 }
 JOINT_SIGNALS = ("joint_position", "joint_velocity", "joint_effort")
@@ -28,22 +29,30 @@ TWIST = "velocity_command"
 
 
 def layout_of(contract: Contract, body: Body) -> Layout:
-    """Return what a ROS 2 robot publishes for a policy: what the policy takes, and what guards need."""
+    """Return what a ROS 2 robot publishes for a policy: what the policy takes, and what guards need.
+
+    A contract does not tell whether the base floats. Where the policy takes anything of an IMU the node hears
+    one, and gravity's direction is published for the tilt guard too.
+    """
     signals = {
         term.of: Signal(term.of, term.unit, term.elements or tuple(map(str, range(term.size))))
         for term in contract.inputs
     }
     joints = tuple(joint.name for joint in body.joints)
-    unit = body.joints[0].unit if joints else "rad"
     if joints:
-        signals["joint_position"] = Signal("joint_position", unit, joints)
-        signals["joint_velocity"] = Signal("joint_velocity", f"{unit}/s", joints)
+        unit = body.joints[0].unit
+        for name, its_unit in (("joint_position", unit), ("joint_velocity", f"{unit}/s")):
+            # a signal bears one unit: where some joints turn and others slide, that of the policy's term
+            told = signals[name].unit if name in signals else its_unit
+            signals[name] = Signal(name, told, joints)
     for name, elements in _IMU.items():
         if name in signals and set(signals[name].elements) - set(elements):
             raise RobotrlError(
                 f"the policy takes {name!r} with elements {', '.join(signals[name].elements)}; "
                 f"an IMU message has {', '.join(elements)}"
             )
+    if any(name in signals for name in _IMU):
+        signals[GRAVITY] = Signal(GRAVITY, "1", _XYZ)
     drives = tuple(drive.action for drive in body.drives)
     return Layout(body.name, tuple(signals.values()), drives, contract.control_dt_s)
 
@@ -102,7 +111,7 @@ class Readings:
         gravity = (2 * (w * y - x * z), -2 * (w * x + y * z), 2 * (x * x + y * y) - 1)
         vectors = {
             "orientation": dict(zip("wxyz", (w, x, y, z), strict=True)),
-            "projected_gravity": dict(zip(_XYZ, gravity, strict=True)),
+            GRAVITY: dict(zip(_XYZ, gravity, strict=True)),
             "angular_velocity": _vector(message.angular_velocity),
             "linear_acceleration": _vector(message.linear_acceleration),
         }
@@ -132,6 +141,23 @@ class Readings:
             raise RobotrlError(f"{origin} has no {missing[0]!r}; it has {', '.join(given)}")
         self.values[self._layout.columns[name]] = [given[element] for element in signal.elements]
         self.times_s[place] = time_s
+
+
+def measured_s(message: Any, ros_now_s: float, now_s: float) -> float:
+    """Return when a message was measured, on the monotonic clock; now where it bears no stamp.
+
+    A stamp ahead of our clock gives a time ahead of now: a guard looks for that, as nobody knows how old such
+    a message is.
+
+    Args:
+        message: with or without a header.
+        ros_now_s: now on the clock of stamps, s.
+        now_s: now on the monotonic clock, s.
+    """
+    stamp = getattr(getattr(message, "header", None), "stamp", None)
+    if stamp is None or (stamp.sec == 0 and stamp.nanosec == 0):
+        return now_s
+    return now_s - (ros_now_s - (stamp.sec + stamp.nanosec * 1e-9))
 
 
 def _column(message: Any, column: str) -> dict[str, float]:
@@ -187,8 +213,10 @@ class Commands:
 
     def message(
         self, rows: np.ndarray, damped: bool, joint_position: np.ndarray, joint_velocity: np.ndarray
-    ) -> list[float]:
-        """Return the numbers to publish.
+    ) -> list[float] | None:
+        """Return the numbers to publish; None where there is no pose to hold.
+
+        A drive whose joint reading is not finite gets no effort, as the last one would act on without it.
 
         Args:
             rows: (A, 5) of `COMMAND_FIELDS`, drives in the contract's order.
@@ -203,10 +231,12 @@ class Commands:
             if not damped:
                 self._held = None
                 return [float(x) for x in rows[:, POSITION]]
-            self._held = q.copy() if self._held is None else self._held
-            return [float(x) for x in self._held]
+            if self._held is None and np.isfinite(q).all():
+                self._held = q.copy()
+            return None if self._held is None else [float(x) for x in self._held]
         if self._interface is Interface.VELOCITY:
             return [0.0 if damped else float(x) for x in rows[:, VELOCITY]]
         qd = joint_velocity[self._joints]
         force = rows[:, KP] * (rows[:, POSITION] - q) + rows[:, KD] * (rows[:, VELOCITY] - qd)
-        return [float(x) for x in force + rows[:, FEEDFORWARD]]
+        force += rows[:, FEEDFORWARD]
+        return [float(x) if np.isfinite(x) else 0.0 for x in force]

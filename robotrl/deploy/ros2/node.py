@@ -22,7 +22,7 @@ from std_msgs.msg import Float64MultiArray
 from robotrl.core.errors import RobotrlError
 from robotrl.deploy.contract import CONTRACT_FILE, Contract
 from robotrl.deploy.ros2.bridge import Bridge
-from robotrl.deploy.ros2.conversion import TWIST, Interface
+from robotrl.deploy.ros2.conversion import TWIST, Interface, measured_s
 from robotrl.deploy.runtime.robots.udp import UdpChannel
 
 _POLL_S = 0.001
@@ -68,20 +68,12 @@ class RobotNode(Node):
     ) -> None:
         def heard(message: Any) -> None:
             try:
-                take(message, self._measured_s(message))
+                ros_now_s = self.get_clock().now().nanoseconds * 1e-9
+                take(message, measured_s(message, ros_now_s, time.monotonic()))
             except RobotrlError as error:
                 self.get_logger().error(str(error), throttle_duration_sec=1.0)
 
         self.create_subscription(kind, self._parameter(parameter, default), heard, quality)
-
-    def _measured_s(self, message: Any) -> float:
-        """Return when a message was measured, on the monotonic clock; now where it bears no stamp."""
-        now_s = time.monotonic()
-        stamp = getattr(getattr(message, "header", None), "stamp", None)
-        if stamp is None or (stamp.sec == 0 and stamp.nanosec == 0):
-            return now_s
-        age_s = self.get_clock().now().nanoseconds * 1e-9 - (stamp.sec + stamp.nanosec * 1e-9)
-        return now_s - max(0.0, age_s)
 
 
 def main() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import math
 import queue
 import secrets
-import socket
+import select
 import threading
 import time
 from typing import Protocol, TextIO
@@ -16,6 +20,7 @@ from robotrl.deploy.runtime.robots.udp import UdpChannel
 
 QUIT = "quit"
 _FRESH_S = 2.0
+_REPEAT_S = 0.1
 
 
 class Operator(Protocol):
@@ -25,7 +30,7 @@ class Operator(Protocol):
         """Return the words said since the last call."""
 
     def answer(self, text: str) -> None:
-        """Tell what came of a word."""
+        """Tell what came of a word: of each that `poll` returned, in that order."""
 
 
 class Writer(Protocol):
@@ -61,10 +66,16 @@ class Console:
         threading.Thread(target=self._read, args=(lines,), daemon=True).start()
 
     def _read(self, lines: TextIO) -> None:
-        for line in lines:
-            if line.strip():
-                self._words.put(line.strip().lower())
-        self._words.put(QUIT)
+        try:
+            if isinstance(lines, io.TextIOWrapper):
+                lines.reconfigure(errors="replace")  # a byte that is no text must not end the listening
+            for line in lines:
+                if line.strip():
+                    self._words.put(line.strip().lower())
+        except OSError:
+            pass  # a terminal that went away
+        finally:
+            self._words.put(QUIT)
 
     def poll(self, state: State) -> list[str]:
         """Return the lines that were typed."""
@@ -79,9 +90,12 @@ class Console:
 
 
 class RemoteOperator:
-    """Words in packets, `Kind.OPERATOR`, signed with the key: a nonce of ours, a space and the word.
+    """Words in packets signed with the key; neither a word nor an answer can be replayed.
 
-    A nonce is valid once and for two seconds; the word `hello` asks for one.
+    Whoever has something to say draws a nonce. `Kind.OPERATOR` with JSON {"nonce"} asks for the challenge,
+    {"nonce", "challenge", "word"} says the word; `Kind.ANSWER` is {"nonce", "challenge"} or {"nonce",
+    "answer"}. A challenge is valid once and for two seconds. Packets get lost, so each may be repeated: a
+    nonce whose word was heard gets the same answer again.
 
     Args:
         host: to listen on; loopback unless the user says otherwise.
@@ -98,8 +112,9 @@ class RemoteOperator:
             raise UsageError("an operator over the network needs a shared key: --key-file FILE")
         self._channel = UdpChannel(host, port, listen=True, key=key)
         self._codec = Codec(key)
-        self._nonces: dict[str, float] = {}
-        self._peer: object = None
+        self._challenge, self._drawn_s = "", -math.inf
+        self._unanswered: list[tuple[str, object]] = []
+        self._answers: dict[str, str | None] = {}
         self.port = self._channel.port
 
     def poll(self, state: State) -> list[str]:
@@ -108,69 +123,107 @@ class RemoteOperator:
         while (received := self._channel.receive()) is not None:
             data, peer = received
             try:
-                packet = self._codec.decode(data)
-                nonce, _, word = packet.payload.decode().partition(" ")
-            except (BadPacketError, UnicodeDecodeError):
+                said = _read(self._codec, data, Kind.OPERATOR)
+            except BadPacketError:
                 continue
-            if packet.kind is not Kind.OPERATOR:
-                continue
-            self._peer = peer
-            if word == "hello":
-                self.answer(f"{self._new_nonce()} {state.name}")
-            elif self._nonces.pop(nonce, 0.0) >= time.monotonic():
-                words.append(word)
+            nonce = said["nonce"]
+            if nonce in self._answers:
+                self._send(peer, nonce, "answer", self._answers[nonce])
+            elif "word" in said and said.get("challenge") == self._fresh_challenge():
+                self._drawn_s = -math.inf
+                self._answers[nonce] = None
+                self._unanswered.append((nonce, peer))
+                words.append(said["word"])
+            else:
+                self._send(peer, nonce, "challenge", self._fresh_challenge())
         return words
 
     def answer(self, text: str) -> None:
-        """Send an answer to who spoke last."""
-        if self._peer is not None:
-            data = self._codec.encode(Kind.OPERATOR, 0, 0, time.monotonic(), text.encode())
-            self._channel.send(data, self._peer)
+        """Answer the first word that has no answer yet."""
+        nonce, peer = self._unanswered.pop(0)
+        self._answers[nonce] = text
+        self._send(peer, nonce, "answer", text)
 
-    def _new_nonce(self) -> str:
+    def _fresh_challenge(self) -> str:
         now_s = time.monotonic()
-        self._nonces = {nonce: until for nonce, until in self._nonces.items() if until >= now_s}
-        nonce = secrets.token_hex(8)
-        self._nonces[nonce] = now_s + _FRESH_S
-        return nonce
+        if now_s - self._drawn_s > _FRESH_S:
+            self._challenge, self._drawn_s = secrets.token_hex(16), now_s
+        return self._challenge
+
+    def _send(self, peer: object, nonce: str, what: str, text: str | None) -> None:
+        if text is not None:
+            self._channel.send(_written(self._codec, Kind.ANSWER, {"nonce": nonce, what: text}), peer)
 
 
 class Both:
-    """Several operators: whoever speaks is heard, and all hear the answers."""
+    """Several operators: whoever speaks is heard and answered."""
 
     def __init__(self, *operators: Operator) -> None:
         self._operators = operators
+        self._unanswered: list[Operator] = []
 
     def poll(self, state: State) -> list[str]:
         """Return the words of all."""
-        return [word for operator in self._operators for word in operator.poll(state)]
+        words = []
+        for operator in self._operators:
+            said = operator.poll(state)
+            words += said
+            self._unanswered += [operator] * len(said)
+        return words
 
     def answer(self, text: str) -> None:
-        """Tell all."""
-        for operator in self._operators:
-            operator.answer(text)
+        """Answer who said the first word that has no answer yet."""
+        self._unanswered.pop(0).answer(text)
 
 
 def say(host: str, port: int, key: bytes, word: str, timeout_s: float = 2.0) -> str:
-    """Say a word to the runtime that listens at `host:port`; return its answer.
+    """Say a word to the runtime that listens at `host:port`, until it answers; return its answer.
 
     Raises:
         UsageError: it is no word.
-        RobotrlError: nobody answers.
+        RobotrlError: nobody answers within `timeout_s`.
     """
     if word not in (*WORDS, QUIT):
         raise UsageError(f"{word!r} is none of {', '.join((*WORDS, QUIT))}")
-    codec = Codec(key)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
-        end.settimeout(timeout_s)
-        end.connect((host, port))
+    codec, nonce = Codec(key), secrets.token_hex(16)
+    message = {"nonce": nonce}
+    deadline_s = time.monotonic() + timeout_s
+    with contextlib.closing(UdpChannel(host, port, listen=False, key=key)) as channel:
+        while (now_s := time.monotonic()) < deadline_s:
+            channel.send(_written(codec, Kind.OPERATOR, message), None)
+            answer = _answer(channel, codec, nonce, min(deadline_s, now_s + _REPEAT_S))
+            if "answer" in answer:
+                return answer["answer"]
+            if "challenge" in answer:
+                message = {"nonce": nonce, "challenge": answer["challenge"], "word": word}
+    raise RobotrlError(f"no runtime answers at {host}:{port} within {timeout_s:g} s: is the key right?")
 
-        def exchange(text: str) -> str:
-            end.send(codec.encode(Kind.OPERATOR, 0, 0, time.monotonic(), text.encode()))
-            return codec.decode(end.recv(65_536)).payload.decode()
 
-        try:
-            nonce = exchange(" hello").partition(" ")[0]
-            return exchange(f"{nonce} {word}")
-        except (OSError, BadPacketError) as error:
-            raise RobotrlError(f"no runtime answers at {host}:{port}: {error}") from error
+def _answer(channel: UdpChannel, codec: Codec, nonce: str, until_s: float) -> dict[str, str]:
+    """Return the answer to `nonce`, an empty one if there is none by `until_s`."""
+    while (left_s := until_s - time.monotonic()) > 0:
+        select.select([channel], [], [], left_s)
+        received = channel.receive()
+        if received is None:
+            continue
+        with contextlib.suppress(BadPacketError):
+            answer = _read(codec, received[0], Kind.ANSWER)
+            if answer["nonce"] == nonce:
+                return answer
+    return {}
+
+
+def _written(codec: Codec, kind: Kind, message: dict[str, str]) -> bytes:
+    return codec.encode(kind, 0, 0, time.monotonic(), json.dumps(message).encode())
+
+
+def _read(codec: Codec, data: bytes, kind: Kind) -> dict[str, str]:
+    packet = codec.decode(data)
+    try:
+        message = json.loads(packet.payload)
+    except ValueError as error:
+        raise BadPacketError("no JSON") from error
+    is_one = isinstance(message, dict) and all(isinstance(text, str) for text in message.values())
+    if packet.kind is not kind or not is_one or "nonce" not in message:
+        raise BadPacketError(f"no {kind.name} with a nonce")
+    return dict(message)

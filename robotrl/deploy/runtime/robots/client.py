@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import select
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.deploy.runtime.machine import State
 from robotrl.deploy.runtime.robots.channel import Channel
 from robotrl.deploy.runtime.robots.clock_map import ClockMap
 from robotrl.deploy.runtime.robots.packet import BadPacketError, Codec, Kind, Packet, Sequence
@@ -18,10 +20,13 @@ from robotrl.deploy.runtime.robots.robot import COMMAND_FIELDS, Command, Layout,
 
 CONNECT_TIMEOUT_S = 10.0
 _ASK_EVERY_S = 0.2
+ALIVE_EVERY_S = 0.2
+"""Whoever commands nothing says so often that it is there, s."""
+_STATES = {int(state) for state in State}
 
 
 class PacketRobot:
-    """A robot at the other end of a channel.
+    """A robot at the other end of a channel. Whoever reads it keeps the session: see `read`.
 
     Args:
         channel: carries the packets.
@@ -38,7 +43,7 @@ class PacketRobot:
     ) -> None:
         self._channel, self._name, self._codec = channel, name, Codec(key)
         self._clock = ClockMap()
-        self._sent = 0
+        self._sent, self._sent_s = 0, -math.inf
         self.refused_packets = 0
         self.layout, self._session = self._connect(timeout_s)
         self._order = Sequence(self._session)
@@ -46,10 +51,9 @@ class PacketRobot:
 
     def _connect(self, timeout_s: float) -> tuple[Layout, int]:
         nonce = secrets.token_hex(16)
-        hello = json.dumps({"nonce": nonce}).encode()
         deadline_s = time.monotonic() + timeout_s
         while (now_s := time.monotonic()) < deadline_s:
-            self._channel.send(self._codec.encode(Kind.HELLO, 0, 0, now_s, hello), None)
+            self._greet(nonce, 0)
             until_s = min(deadline_s, now_s + _ASK_EVERY_S)
             while (left_s := until_s - time.monotonic()) > 0:
                 select.select([self._channel], [], [], left_s)
@@ -61,18 +65,26 @@ class PacketRobot:
                     continue
                 if "refused" in answer:
                     raise RobotrlError(f"{self._name} refuses: {answer['refused']}")
-                return Layout.from_json(str(answer.get("layout")), self._name), packet.session
-        wrong = f" ({self.refused_packets} packets were refused: is the key right?)"
+                if "layout" in answer:
+                    return Layout.from_json(str(answer["layout"]), self._name), packet.session
+                self._greet(nonce, packet.session)
+        wrong = f" ({self.refused_packets} packets were refused: another key, or another version?)"
         raise RobotrlError(
             f"{self._name} does not answer within {timeout_s:g} s{wrong if self.refused_packets else ''}"
         )
+
+    def _greet(self, nonce: str, session: int) -> None:
+        hello = json.dumps({"nonce": nonce}).encode()
+        self._channel.send(self._codec.encode(Kind.HELLO, session, 0, time.monotonic(), hello), None)
 
     def fileno(self) -> int:
         """Return what `select` waits on."""
         return self._channel.fileno()
 
     def read(self) -> Reading | None:
-        """Return the newest reading since the last call."""
+        """Return the newest reading since the last call; say that we are here when nothing else does."""
+        if time.monotonic() - self._sent_s >= ALIVE_EVERY_S:
+            self._send(Kind.ALIVE, b"")
         newest = None
         while (packet := self._next()) is not None:
             if packet.kind is not Kind.READING:
@@ -96,14 +108,16 @@ class PacketRobot:
     def send(self, command: Command) -> None:
         """Send a command."""
         check_rows(command.rows, len(self.layout.drives))
-        self._sent += 1
         payload = np.array([command.state], dtype="<f8").tobytes() + command.rows.astype("<f8").tobytes()
-        data = self._codec.encode(Kind.COMMAND, self._session, self._sent, time.monotonic(), payload)
-        self._channel.send(data, None)
+        self._send(Kind.COMMAND, payload)
 
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
+
+    def _send(self, kind: Kind, payload: bytes) -> None:
+        self._sent, self._sent_s = self._sent + 1, time.monotonic()
+        self._channel.send(self._codec.encode(kind, self._session, self._sent, self._sent_s, payload), None)
 
     def _next(self) -> Packet | None:
         """Return the next packet that holds together."""
@@ -127,13 +141,15 @@ def parse_command(packet: Packet, drives: int) -> Command:
     """Read a command's numbers.
 
     Raises:
-        BadPacketError: they are not those of `drives` drives, or not all are finite.
+        BadPacketError: they are not those of `drives` drives, not all finite, or of no state.
     """
     if len(packet.payload) != 8 * (1 + drives * len(COMMAND_FIELDS)):
         raise BadPacketError(f"a command of {len(packet.payload)} bytes for {drives} drives")
     numbers = np.frombuffer(packet.payload, dtype="<f8").astype(np.float64)
     if not np.isfinite(numbers).all():
         raise BadPacketError("a command that is not finite")
+    if numbers[0] not in _STATES:
+        raise BadPacketError(f"a command of no state: {numbers[0]:g}")
     return Command(numbers[1:].reshape(drives, -1), int(numbers[0]))
 
 

@@ -4,8 +4,9 @@ Little-endian: magic "RRL1", version u8, kind u8, length u16 of the payload, ses
 time f64 (sender's monotonic clock, s); the payload; 16 bytes of HMAC-SHA256 under a shared key over all
 that is before; CRC-32 over all that is before. The CRC finds noise, the HMAC forgery.
 
-Sequence numbers grow within a session and direction, and a session's number is drawn anew by the robot at
-every connection, so that a recorded packet is worth nothing later.
+Sequence numbers grow within a session and direction. A session's number is drawn by the robot for that
+session alone, and the session begins only when a signed greeting brings it back, so that a recorded packet
+is worth nothing later.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import zlib
 from dataclasses import dataclass
 
 MAGIC = b"RRL1"
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct("<4sBBHQQd")
 _CRC = struct.Struct("<I")
 _TAG_SIZE = 16
@@ -30,15 +31,20 @@ class Kind(enum.IntEnum):
     """What a packet holds."""
 
     HELLO = 1
-    """To the robot, JSON {"nonce"}: asks for a session."""
+    """To the robot, JSON {"nonce"}: session 0 asks for a number, a session of that number begins it."""
     LAYOUT = 2
-    """From the robot, JSON {"nonce", "layout"} or {"nonce", "refused"}; the session is in the header."""
+    """From the robot: JSON {"nonce"} and the number in the header, then {"nonce", "layout"}; or
+    {"nonce", "refused"}."""
     READING = 3
     """From the robot: f64 times of the signals on the robot's clock, then the f64 numbers."""
     COMMAND = 4
     """To the robot: f64 state, then five f64 per drive."""
     OPERATOR = 5
-    """A person's word to the runtime, UTF-8, and the runtime's answer."""
+    """A person's word to the runtime, JSON, see `operator.py`."""
+    ANSWER = 6
+    """The runtime's answer to it, JSON."""
+    ALIVE = 7
+    """To the robot, empty: whoever commands nothing at present is still there."""
 
 
 @dataclass(frozen=True)

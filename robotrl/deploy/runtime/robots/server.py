@@ -14,8 +14,10 @@ from robotrl.deploy.runtime.robots.client import parse_command
 from robotrl.deploy.runtime.robots.packet import BadPacketError, Codec, Kind, Packet, Sequence
 from robotrl.deploy.runtime.robots.robot import Command, Layout
 
-LIVE_S = 1.0
-"""Without a packet for so long a session is over, and another one may begin, s."""
+LIVE_S = 2.0
+"""Without a packet of it for so long a session gives way to another one, s. The watchdog reads the robot, and
+says thereby that it is there, once a second at least."""
+_TAKEN = f"somebody else is connected, or was less than {LIVE_S:g} s ago"
 
 
 class RobotServer:
@@ -37,6 +39,7 @@ class RobotServer:
         self._order: Sequence | None = None
         self._nonce: Any = None
         self._session = self._sent = 0
+        self._next = _new_number()
         self._heard_s = 0.0
         self.commanded_s: float | None = None
         self.refused: dict[str, int] = {}
@@ -55,7 +58,11 @@ class RobotServer:
                 if packet.kind is Kind.HELLO:
                     self._greet(packet, peer)
                 elif packet.kind is Kind.COMMAND:
-                    newest = self._command(packet)
+                    command = parse_command(packet, len(self._layout.drives))
+                    self._heard(packet)
+                    newest, self.commanded_s = command, self._heard_s
+                elif packet.kind is Kind.ALIVE:
+                    self._heard(packet)
                 else:
                     raise BadPacketError(f"{packet.kind.name} is not for a robot")
             except BadPacketError as error:
@@ -73,38 +80,50 @@ class RobotServer:
         if self._order is None:
             return
         payload = times_s.astype("<f8").tobytes() + values.astype("<f8").tobytes()
-        self._send(Kind.READING, payload, self._peer)
+        self._sent += 1
+        data = self._codec.encode(Kind.READING, self._session, self._sent, time.monotonic(), payload)
+        self._channel.send(data, self._peer)
 
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
 
-    def _send(self, kind: Kind, payload: bytes, peer: Any) -> None:
-        self._sent += 1
-        data = self._codec.encode(kind, self._session, self._sent, time.monotonic(), payload)
-        self._channel.send(data, peer)
-
-    def _command(self, packet: Packet) -> Command:
+    def _heard(self, packet: Packet) -> None:
         if self._order is None:
-            raise BadPacketError("a command before a session")
-        command = parse_command(packet, len(self._layout.drives))
+            raise BadPacketError("a packet before a session")
         self._order.check(packet)
-        self._heard_s = self.commanded_s = time.monotonic()
-        return command
+        self._heard_s = time.monotonic()
 
     def _greet(self, packet: Packet, peer: Any) -> None:
+        """Offer the next session's number to whoever asks; begin the session when the number comes back.
+
+        Asking changes nothing here, and each number begins one session only: a recorded greeting is
+        answered or refused, no more.
+        """
         try:
             nonce = json.loads(packet.payload)["nonce"]
         except (ValueError, KeyError, TypeError) as error:
             raise BadPacketError("a greeting without a nonce") from error
-        if (nonce, peer) != (self._nonce, self._peer):  # else our answer was lost
-            if self._order is not None and time.monotonic() - self._heard_s < LIVE_S:
-                answer = {"nonce": nonce, "refused": "somebody else is connected"}
-                self._send(Kind.LAYOUT, json.dumps(answer).encode(), peer)
+        greeted = self._order is not None
+        if not greeted or (nonce, peer) != (self._nonce, self._peer):  # else our answer was lost
+            if greeted and time.monotonic() - self._heard_s < LIVE_S:
+                self._answer(peer, 0, nonce=nonce, refused=_TAKEN)
                 return
-            self._nonce, self._peer, self._session = nonce, peer, secrets.randbits(63) | 1
+            if packet.session == 0:
+                self._answer(peer, self._next, nonce=nonce)
+                return
+            if packet.session != self._next:
+                raise BadPacketError("of another session")
+            self._nonce, self._peer = nonce, peer
+            self._session, self._next = self._next, _new_number()
             self._order, self._sent = Sequence(self._session), 0
-            self.commanded_s = None
-        self._heard_s = time.monotonic()
-        answer = {"nonce": nonce, "layout": self._layout.to_json()}
-        self._send(Kind.LAYOUT, json.dumps(answer).encode(), peer)
+            self._heard_s, self.commanded_s = time.monotonic(), None
+        self._answer(peer, self._session, nonce=nonce, layout=self._layout.to_json())
+
+    def _answer(self, peer: Any, session: int, **answer: Any) -> None:
+        data = self._codec.encode(Kind.LAYOUT, session, 0, time.monotonic(), json.dumps(answer).encode())
+        self._channel.send(data, peer)
+
+
+def _new_number() -> int:
+    return secrets.randbits(63) | 1
