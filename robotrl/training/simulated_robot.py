@@ -121,8 +121,9 @@ class SimulatedRobot:
 
     def _signals(self) -> list[Signal]:
         """Return what is published, in the task's order."""
-        position = Signal(JOINT_POSITION, "rad", tuple(self._names))
-        velocity = Signal(JOINT_VELOCITY, "rad/s", tuple(self._names))
+        unit = self._body.joints[0].unit if self._names else "rad"
+        position = Signal(JOINT_POSITION, unit, tuple(self._names))
+        velocity = Signal(JOINT_VELOCITY, f"{unit}/s", tuple(self._names))
         signals = {s.name: s for s in (position, velocity) if self._names}
         for term in self._contract.inputs:
             signal = Signal(term.of, term.unit, element_names(term))
