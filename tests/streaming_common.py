@@ -7,6 +7,16 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from robotrl.algorithms.streaming.learner import StreamLearner
+from robotrl.core.types import ActionTerm, ObsTerm, Specs
+
+OBS, ACTIONS = 5, 3
+SPECS = Specs(
+    {"policy": (ObsTerm("x", OBS, "m"),)},
+    tuple(ActionTerm(f"a{i}", "1", -1.0, 1.0) for i in range(ACTIONS)),
+    0.02,
+)
+
 
 class Walk:
     """Random walks as observations, random rewards; episodes end now and then, either way."""
@@ -24,6 +34,25 @@ class Walk:
         ended = terminated | truncated
         self.obs = np.where(ended[:, None], rng.normal(size=self.shape), final)
         return final.sum(1) + rng.normal(size=n), terminated, truncated, self.obs, final
+
+
+def begun(learner: StreamLearner, steps: int = 0) -> Walk:
+    """Start a learner on a walk and let it learn for some steps."""
+    walk = Walk(learner.num_streams, learner.obs_dim)
+    learner.start(walk.obs)
+    run(learner, walk, steps)
+    return walk
+
+
+def run(learner: StreamLearner, walk: Walk, steps: int) -> None:
+    """Let it learn on."""
+    for _ in range(steps):
+        learner.update(*walk.step())
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    """Whether two states are the same to the last bit."""
+    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
 def close(arrays: Iterable[np.ndarray], tensors: Iterable[torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from streaming_common import Walk
+from streaming_common import ACTIONS, OBS, SPECS, Walk
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.compiled import fill_normal
@@ -18,7 +18,6 @@ from robotrl.algorithms.streaming.policy import StreamPolicy, write_policy
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.algorithms.streaming.units import Unit
 from robotrl.core.errors import UsageError
-from robotrl.core.types import ActionTerm, ObsTerm, Specs
 from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.policies.gaussian import (
     BetaConfig,
@@ -29,13 +28,6 @@ from robotrl.policies.gaussian import (
     SquashedGaussianPolicy,
 )
 from robotrl.policies.softplus_gaussian import SoftplusGaussianConfig, SoftplusGaussianPolicy
-
-OBS, ACTIONS = 5, 3
-SPECS = Specs(
-    {"policy": (ObsTerm("x", OBS, "m"),)},
-    tuple(ActionTerm(f"a{i}", "1", -1.0, 1.0) for i in range(ACTIONS)),
-    0.02,
-)
 
 
 def make(kind: str, double: bool = True, normalize: bool = True) -> StreamPolicy:

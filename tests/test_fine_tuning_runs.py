@@ -36,6 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "stream_dac": overrides("stream_dac", folder, "total_steps=2000"),
         "beta": overrides("ppo", folder, "total_steps=128", "policy=beta"),
         "pendulum": overrides("ppo", folder, "total_steps=128", "task=pendulum_swingup"),
+        "alone": overrides("ppo", folder, "total_steps=128", "num_envs=1"),
         "deep": overrides("ppo", folder, "total_steps=128", "policy.hidden=[8, 8]"),
     }
     return {name: train(compose(given), show_progress=False) for name, given in words.items()}
@@ -149,6 +150,17 @@ def test_a_run_goes_on_is_exported_and_resumes_without_its_origin(
         ("pendulum", [], "has 3 observations, but task cartpole_balance has 5: choose the task"),
         ("ppo", ["policy=gaussian"], "leave policy= out"),
         ("sac", ["algorithm.keep_critic=true"], "keep_critic needs a run of ppo"),
+        ("alone", ["algorithm.keep_critic=true"], "had one environment: set algorithm.keep_critic=false"),
+        (
+            "ppo",
+            ["algorithm.keep_critic=true", "algorithm.gamma=0.9"],
+            "has gamma=0.99, the streams have 0.9: set algorithm.gamma=0.99",
+        ),
+        (
+            "ppo",
+            ["algorithm.keep_critic=true", "algorithm.sweep={gamma: [0.99, 0.95]}"],
+            "the streams have 0.95, 0.99: set",
+        ),
         (
             "stream_sac",
             ["algorithm=stream_sac", "algorithm.keep_critic=true"],

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from streaming_common import Walk, close
+from streaming_common import ACTIONS, OBS, SPECS, Walk, close, run, same
 
 from robotrl.algorithms.streaming.action_value import StreamQAC
 from robotrl.algorithms.streaming.actor_critic import Actor
@@ -19,11 +19,10 @@ from robotrl.algorithms.streaming.reference_action_value import ReferenceQAC
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.algorithms.streaming.units import Unit
 from robotrl.core.errors import UsageError
-from robotrl.core.types import ActionTerm, ObsTerm, Specs
 from robotrl.policies.deterministic import LayerNormDeterministicConfig, LayerNormDeterministicPolicy
 from robotrl.policies.softplus_gaussian import SoftplusGaussianConfig, SquashedSoftplusPolicy
 
-OBS, ACTIONS, STREAMS = 5, 3, 2
+STREAMS = 2
 RULES = [rule for rule in Rule if rule is not Rule.INTENTIONAL_FISHER]
 SOFT = StreamSACConfig(hidden=[16, 12], sparsity=0.5, alpha=0.3, actor_eta=0.05)
 DETERMINISTIC = StreamDACConfig(hidden=[16, 12], sparsity=0.5, noise_std=0.4, actor_eta=0.05)
@@ -103,15 +102,6 @@ def test_it_stays_exact_over_thousands_of_steps(kind: str) -> None:
     check(dataclasses.replace(config, actor_rest_steps=100), actor, 2000)
 
 
-def run(stream_qac: StreamQAC, walk: Walk, steps: int) -> None:
-    for _ in range(steps):
-        stream_qac.update(*walk.step())
-
-
-def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
-
-
 @pytest.mark.parametrize("config", [SOFT, DETERMINISTIC], ids=["s2ac", "sdac"])
 def test_streams_depend_on_no_threads_and_continue_bit_for_bit(config: StreamQACConfig) -> None:
     learners = [StreamQAC(OBS, ACTIONS, 13, config, seed=1, num_threads=threads) for threads in (1, 3)]
@@ -152,13 +142,6 @@ def test_values_are_those_of_the_actions_taken_in_units_of_the_reward() -> None:
     )
     with pytest.raises(UsageError, match=r"action has shape \(3,\), expected \(2, 3\)"):
         stream_qac.values(walk.obs, np.zeros(3))
-
-
-SPECS = Specs(
-    {"policy": (ObsTerm("x", OBS, "m"),)},
-    tuple(ActionTerm(f"a{i}", "1", -1.0, 1.0) for i in range(ACTIONS)),
-    0.02,
-)
 
 
 @torch.no_grad()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from streaming_common import Walk
+from streaming_common import ACTIONS, OBS, SPECS, Walk, begun, run, same
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.compiled import fill_normal, random_state
@@ -16,28 +18,12 @@ from robotrl.algorithms.streaming.network import draw_parameters, layer_matrices
 from robotrl.algorithms.streaming.policy import write_policy
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.core.errors import UsageError
-from robotrl.core.types import ActionTerm, ObsTerm, Specs
 from robotrl.policies.softplus_gaussian import SoftplusGaussianConfig, SoftplusGaussianPolicy
-
-OBS, ACTIONS = 5, 3
 
 
 def learner(num_streams: int = 2, **arguments: object) -> StreamAC:
     config = arguments.pop("config", None) or StreamACConfig(hidden=[16, 16])
     return StreamAC(OBS, ACTIONS, num_streams, config, **arguments)
-
-
-def run(stream_ac: StreamAC, steps: int, walk: Walk | None = None) -> Walk:
-    if walk is None:
-        walk = Walk(stream_ac.num_streams, OBS)
-        stream_ac.start(walk.obs)
-    for _ in range(steps):
-        stream_ac.update(*walk.step())
-    return walk
-
-
-def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
 def row(state: dict, i: int) -> dict:
@@ -47,7 +33,7 @@ def row(state: dict, i: int) -> dict:
 def test_streams_depend_neither_on_threads_nor_on_their_number() -> None:
     many = {threads: learner(13, num_threads=threads) for threads in (1, 2, 3)}
     for stream_ac in many.values():
-        run(stream_ac, 60)
+        begun(stream_ac, 60)
     assert [stream_ac.num_threads for stream_ac in many.values()] == [1, 2, 3]
     assert same(many[1].state_dict(), many[2].state_dict())
     assert same(many[1].state_dict(), many[3].state_dict())
@@ -63,7 +49,7 @@ def test_streams_depend_neither_on_threads_nor_on_their_number() -> None:
 
 def test_a_saved_learner_continues_bit_for_bit() -> None:
     first = learner(seed=1)
-    walk = run(first, 50)
+    walk = begun(first, 50)
     second = learner(seed=2)
     second.load_state_dict(first.state_dict())
     for _ in range(50):
@@ -79,27 +65,72 @@ def test_a_learner_of_another_size_is_refused() -> None:
         learner(3).load_state_dict(learner(2).state_dict())
 
 
+def test_a_learner_of_another_rule_is_refused() -> None:
+    obgd, sgd = (learner(config=StreamACConfig(hidden=[16, 16], rule=rule)) for rule in (Rule.OBGD, Rule.SGD))
+    before = sgd.state_dict()
+    with pytest.raises(UsageError, match="actor learned by rule obgd, this one's does by sgd"):
+        sgd.load_state_dict(obgd.state_dict())
+    assert same(before, sgd.state_dict())
+    with pytest.raises(UsageError, match="call start"):
+        sgd.update(0.0, False, False, np.zeros((2, OBS)))
+
+
+def test_hyperparameters_of_a_loaded_learner_are_its_own() -> None:
+    slow, fast = (learner(config=StreamACConfig(hidden=[16, 16], actor_eta=eta)) for eta in (0.05, 0.2))
+    walk = begun(slow, 50)
+    fast.load_state_dict(slow.state_dict())
+    step, before = walk.step(), slow.parameters("actor").copy()
+    slow.update(*step)
+    fast.update(*step)
+    moved = [stream_ac.parameters("actor") - before for stream_ac in (slow, fast)]
+    np.testing.assert_allclose(moved[1], 4 * moved[0], rtol=1e-3, atol=1e-7)
+
+
+def test_loading_compiles_as_starting_does() -> None:
+    """In a process of its own, where nothing is compiled yet."""
+    program = """
+import sys
+import numpy as np
+from robotrl.algorithms.streaming.actor_critic import StreamAC
+from robotrl.algorithms.streaming.actor_critic_kernel import advance
+from robotrl.algorithms.streaming.config import StreamACConfig
+first, second = (StreamAC(5, 3, 2, StreamACConfig(hidden=[16, 16]), seed) for seed in (1, 2))
+second.load_state_dict(first.state_dict())
+loaded = len(advance.signatures)
+second.update(0.0, False, False, np.zeros((2, 5)))
+sys.exit(0 if loaded == len(advance.signatures) == 1 else 1)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("reward", [0.0, math.nan], "stream 1: reward is nan"),
         ("next_obs", math.inf, "stream 1: next_obs is"),
         ("next_obs", 1e200, "stream 1: next_obs is"),
+        ("reward", [0.0, 1e16], r"stream 1: reward is 1e\+16, expected numbers within \+-1e\+15"),
         ("final_obs", math.nan, "stream 1: final_obs is"),
         ("next_obs", np.zeros((2, OBS + 1)), r"next_obs has shape \(2, 6\), expected \(2, 5\)"),
         ("reward", np.zeros(3), r"reward has shape \(3,\), expected \(2,\)"),
         ("final_obs", None, "give final_obs"),
+        ("next_obs", 0.5, r"next_obs has shape \(\), expected \(2, 5\)"),
+        ("final_obs", 0.5, r"final_obs has shape \(\), expected \(2, 5\)"),
+        ("next_obs", np.full((2, OBS), 1j), "next_obs is an array of complex128, expected real numbers"),
+        ("reward", ["one", "two"], "reward is an array of <U3, expected real numbers"),
+        ("reward", [None, 1.0], "reward is an array of object, expected real numbers"),
+        ("next_obs", [[0.0] * OBS, [0.0]], "next_obs is no array of numbers: its rows differ in length"),
     ],
 )
 def test_bad_input_is_refused_and_changes_nothing(name: str, value: object, words: str) -> None:
     stream_ac = learner()
-    walk = run(stream_ac, 20)
+    walk = begun(stream_ac, 20)
     before = stream_ac.state_dict()
     given = dict(
         zip(("reward", "terminated", "truncated", "next_obs", "final_obs"), walk.step(), strict=True)
     )
     given["terminated"] = np.array([False, True])
-    if isinstance(value, float):
+    if isinstance(value, float) and value != 0.5:  # one bad number among good ones
         given[name] = given[name].copy()
         given[name][1, 2] = value
     else:
@@ -111,7 +142,7 @@ def test_bad_input_is_refused_and_changes_nothing(name: str, value: object, word
 
 def test_what_is_not_valid_may_be_anything_and_begins_an_episode() -> None:
     stream_ac = learner()
-    walk = run(stream_ac, 20)
+    walk = begun(stream_ac, 20)
     weights, traces = stream_ac.parameters("actor").copy(), stream_ac.traces("actor")
     reward, terminated, truncated, next_obs, final_obs = walk.step()
     reward[1] = final_obs[1] = math.nan
@@ -137,6 +168,34 @@ def test_gamma_and_lambda_stay_below_one(name: str, value: float) -> None:
 def test_sweep_of_an_unknown_name_suggests_one() -> None:
     with pytest.raises(UsageError, match="actor_eta"):
         learner(sweep={"actor_etta": [0.1, 0.2]})
+
+
+@pytest.mark.parametrize(
+    "obs", [np.full((2, OBS), math.nan), np.zeros((2, OBS + 1)), 0.0], ids=["nan", "wide", "scalar"]
+)
+def test_a_refused_start_is_no_start(obs: object) -> None:
+    stream_ac = learner()
+    before = stream_ac.state_dict()
+    with pytest.raises(UsageError):
+        stream_ac.start(obs)
+    assert same(before, stream_ac.state_dict())
+    with pytest.raises(UsageError, match="call start"):
+        stream_ac.update(0.0, False, False, np.zeros((2, OBS)))
+
+
+@pytest.mark.parametrize("preset", Preset, ids=lambda preset: preset.value)
+@pytest.mark.parametrize("when", [0, 20])
+@pytest.mark.parametrize("rule", ["adaptive_obgd", "adam", "intentional"])
+def test_the_largest_numbers_that_are_accepted_leave_it_sound(rule: str, when: int, preset: Preset) -> None:
+    stream_ac = learner(config=StreamACConfig(rule=Rule(rule), preset=preset))
+    walk = begun(stream_ac, when)
+    reward, terminated, truncated, next_obs, final_obs = walk.step()
+    stream_ac.update(np.array([1e15, -1e15]), terminated, truncated, next_obs, final_obs)
+    run(stream_ac, walk, 20)
+    large = np.array([[1e15, -1e15, 0.0, 1.0, -1.0]] * 2)
+    stream_ac.update(reward, False, False, large)
+    run(stream_ac, walk, 20)
+    assert np.isfinite(stream_ac.streams.memory).all() and np.isfinite(stream_ac.act()).all()
 
 
 def test_update_before_start_is_refused() -> None:
@@ -194,13 +253,8 @@ def test_normal_draws_are_normal() -> None:
 def test_policy_acts_like_its_stream(preset: Preset, dtype: type, tolerance: float) -> None:
     config = StreamACConfig(hidden=[16, 16], preset=preset, rule=Rule.OBGD, sparsity=0.5)
     stream_ac = learner(config=config, dtype=dtype)
-    run(stream_ac, 300)
-    specs = Specs(
-        {"policy": (ObsTerm("x", OBS, "m"),)},
-        tuple(ActionTerm(f"a{i}", "1", -1.0, 1.0) for i in range(ACTIONS)),
-        0.02,
-    )
-    policy = SoftplusGaussianPolicy(specs, SoftplusGaussianConfig(hidden=[16, 16]), torch.Generator())
+    begun(stream_ac, 300)
+    policy = SoftplusGaussianPolicy(SPECS, SoftplusGaussianConfig(hidden=[16, 16]), torch.Generator())
     policy = policy.double() if dtype is np.float64 else policy
     obs = np.random.default_rng(1).normal(size=(50, OBS)).astype(dtype)
     for i in range(2):
@@ -219,12 +273,25 @@ def test_policy_acts_like_its_stream(preset: Preset, dtype: type, tolerance: flo
         np.testing.assert_allclose(head.log_std.exp()[0], np.log1p(np.exp(pre)) + 1e-3, rtol=1e-9)
 
 
-def test_policy_of_another_size_is_refused() -> None:
-    specs = Specs(
-        {"policy": (ObsTerm("x", OBS, "m"),)},
-        tuple(ActionTerm(f"a{i}", "1", -1.0, 1.0) for i in range(ACTIONS)),
-        0.02,
+def test_a_swept_floor_is_saved_with_the_policy() -> None:
+    stream_ac = learner(sweep={"std_floor": [0.001, 0.2]})
+    begun(stream_ac, 5)
+    written, loaded = (
+        SoftplusGaussianPolicy(SPECS, SoftplusGaussianConfig(hidden=[16, 16]), torch.Generator())
+        for _ in range(2)
     )
-    policy = SoftplusGaussianPolicy(specs, SoftplusGaussianConfig(hidden=[8]), torch.Generator())
+    write_policy(stream_ac, 1, written)
+    state = dict(written.state_dict())
+    loaded.load_state_dict(state)
+    assert loaded.std_floor == 0.2
+    # one that was saved before has that of its configuration
+    del state["_extra_state"]
+    loaded.std_floor = 0.01
+    loaded.load_state_dict(state)
+    assert loaded.std_floor == 0.01
+
+
+def test_policy_of_another_size_is_refused() -> None:
+    policy = SoftplusGaussianPolicy(SPECS, SoftplusGaussianConfig(hidden=[8]), torch.Generator())
     with pytest.raises(UsageError, match="cannot take an actor"):
         write_policy(learner(), 0, policy)

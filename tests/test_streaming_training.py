@@ -76,7 +76,26 @@ def test_a_sweep_trains_streams_that_differ_and_every_one_is_evaluated(
     )
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     assert summary["mean"] == pytest.approx(streams[document["shown"]]["eval_return"])
-    assert all(check.passed for check in verify_bundle(run / "bundle", load_policy_and_config(run)[0]))
+    policy, _ = load_policy_and_config(run)
+    assert all(check.passed for check in verify_bundle(run / "bundle", policy))
+    if name == "noise_std":  # that of the stream that is shown
+        assert {name: policy.noise_std} == streams[document["shown"]]["swept"]
+
+
+@pytest.mark.parametrize(
+    ("words", "floor"),
+    [
+        ([], 1e-3),
+        (["algorithm.preset=reference", "algorithm.rule=obgd", "algorithm.episode_steps=50"], 0.0),
+        (["algorithm.preset=reference", "algorithm.std_floor=0.01"], 0.01),
+        (["algorithm.std_floor=0.02"], 0.02),
+    ],
+)
+def test_the_policys_floor_is_its_streams(words: list[str], floor: float) -> None:
+    loop = make_loop(compose(overrides("stream_ac", Path("unused"), *words)))
+    assert isinstance(loop, StreamingLoop) and loop.algorithm.learner is not None
+    assert (loop.algorithm.learner.std_floor == floor).all()
+    assert [policy.std_floor for policy in loop.algorithm.policies()] == [floor] * 4
 
 
 def test_the_report_draws_the_mean_of_the_streams_where_all_have_episodes() -> None:
@@ -113,6 +132,7 @@ def test_the_policy_is_the_actor_that_learned(algorithm: str) -> None:
         (["algorithm.sweep={actor_eta: [1, 2]}"], r"sweep of actor_eta has shape \(2,\)"),
         (["algorithm.sweep={actor_eta: 0.2}"], "sweep.actor_eta must be a list of one number per stream"),
         (["algorithm.hidden=[8]"], r"policy.hidden is \[16\] but algorithm.hidden is \[8\]"),
+        (["policy.std_floor=0.05"], "policy.std_floor is 0.05 but algorithm.std_floor is 0.001"),
         (["policy=gaussian"], "stream_ac trains a SoftplusGaussianPolicy, got GaussianPolicy"),
         (
             ["algorithm.preset=reference", "algorithm.rule=obgd"],

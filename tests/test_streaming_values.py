@@ -140,6 +140,27 @@ def test_series_of_unequal_length_is_refused() -> None:
         predict_series(np.zeros((5, 2)), np.zeros(4))
 
 
+@pytest.mark.parametrize(
+    ("x", "cumulant", "words"),
+    [
+        ([[0.0, 1.0], [0.0, np.nan]], [0.0, 1.0], r"x\[1\] is \[0.0, nan\], expected numbers within"),
+        ([[0.0], [0.0], [0.0]], [0.0, 1.0, np.inf], r"cumulant\[2\] is \[inf\], expected numbers within"),
+        ([["a"], ["b"]], [0.0, 1.0], "x is an array of <U1, expected real numbers"),
+        ([[0.0], [0.0, 1.0]], [0.0, 1.0], "x is no array of numbers: its rows differ in length"),
+    ],
+)
+def test_series_of_what_is_no_number_is_refused(x: list, cumulant: list, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        predict_series(x, cumulant)
+
+
+def test_time_is_an_input_as_released_for_control_and_not_of_a_series() -> None:
+    released = {"rule": Rule.OBGD, "preset": Preset.REFERENCE}
+    assert StreamTD(OBS, config=StreamTDConfig(**released)).sizes[0][0] == OBS
+    assert StreamQ(OBS, 2, config=StreamQConfig(**released)).sizes[0][0] == OBS + 1
+    assert StreamQ(OBS, 2, config=StreamQConfig(**released, time_input=False)).sizes[0][0] == OBS
+
+
 def test_policy_rule_is_refused_without_a_policy() -> None:
     with pytest.raises(ValueError, match="use intentional"):
         StreamTDConfig(rule=Rule.INTENTIONAL_FISHER)

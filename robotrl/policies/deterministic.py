@@ -14,16 +14,19 @@ from robotrl.networks.layer_norm_mlp import LayerNormMLP
 from robotrl.networks.mlp import MLP, Activation, Init
 from robotrl.policies.gaussian import MlpPolicyConfig
 from robotrl.policies.policy import Policy
+from robotrl.policies.saved_option import SavedOption
 from robotrl.policies.softplus_gaussian import OBS_CLIP, LayerNormPolicyConfig
 
 
-class TanhPolicy(Policy):
+class TanhPolicy(SavedOption, Policy):
     """a = tanh(net(s)), explored with N(0, noise_std^2) and cut at the actuators' limits.
 
     Attributes:
         net: (B, D) normalised observations to (B, A).
         noise_std: in units of the action range's half width.
     """
+
+    option: ClassVar[str] = "noise_std"
 
     net: MLP | LayerNormMLP
     noise_std: float
@@ -87,7 +90,8 @@ class LayerNormDeterministicConfig(LayerNormPolicyConfig):
     """tanh of an MLP with LayerNorm, plus noise when exploring."""
 
     noise_std: float = 0.2
-    """Standard deviation of the exploration noise, in units of the action range's half width; >= 0."""
+    """Standard deviation of the exploration noise, in units of the action range's half width; >= 0.
+    stream_dac uses its own where this is left as it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,6 +15,7 @@ from robotrl.core.types import Obs, Specs
 from robotrl.networks.layer_norm_mlp import LayerNormMLP
 from robotrl.policies.distributions import DiagonalGaussian, SquashedGaussian
 from robotrl.policies.policy import StochasticPolicy
+from robotrl.policies.saved_option import SavedOption
 
 OBS_CLIP = math.inf
 """Of streams: a sample that is inside its own statistics needs no cut."""
@@ -42,17 +43,19 @@ class SoftplusGaussianConfig(LayerNormPolicyConfig):
     """An MLP with LayerNorm, two linear heads."""
 
     std_floor: float = 1e-3
-    """Added to the standard deviation, in units of the action range's half width; >= 0."""
+    """Added to the standard deviation, in units of the action range's half width; >= 0. Streaming algorithms
+    use their own where this is left as it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.at_least(self, 0, "std_floor")
 
 
-class SoftplusGaussianPolicy(StochasticPolicy):
+class SoftplusGaussianPolicy(SavedOption, StochasticPolicy):
     """a ~ N(mean(s), (softplus(pre(s)) + floor)^2), cut at the actuators' limits."""
 
     config_class: ClassVar[type] = SoftplusGaussianConfig
+    option: ClassVar[str] = "std_floor"
 
     def __init__(self, specs: Specs, config: SoftplusGaussianConfig, rng: torch.Generator) -> None:
         super().__init__(specs, config.obs_groups, config.normalize_obs, OBS_CLIP)

@@ -29,6 +29,10 @@ from robotrl.policies.policy import Policy
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.run_folder import RunFolder
 
+_MOST_SAMPLES = 10_000
+"""What the deviation of the critic's values counts as at most: it is of one state per environment, however
+long the training was, and the rewards' own is to take over from it."""
+
 _CRITICS: dict[type, type[PPO] | type[SAC]] = {StreamActorCritic: PPO, StreamSoftActorCritic: SAC}
 """Whose critics a streaming algorithm goes on from."""
 
@@ -37,7 +41,8 @@ def inherit(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the policy of the run that it goes on from, if there is one.
 
     Raises:
-        UsageError: `init_from` is not a run, a policy was given too, or there is no critic to keep.
+        UsageError: `init_from` is not a run, a policy was given too, or there is no critic to keep or it
+            is of another discount.
     """
     algorithm = config.algorithm
     if not isinstance(algorithm, StreamingOptions) or algorithm.init_from is None:
@@ -60,6 +65,13 @@ def inherit(config: TrainConfig) -> TrainConfig:
                 f"its policy does, {algorithm.init_from} is not: set algorithm.keep_critic=false"
             )
         critic: PPOConfig | SACConfig = source.algorithm
+        discounts = {algorithm.gamma, *algorithm.sweep.get("gamma", [])}
+        if discounts != {critic.gamma}:
+            raise UsageError(
+                f"algorithm.keep_critic: the critic of {algorithm.init_from} has gamma={critic.gamma}, the "
+                f"streams have {', '.join(str(gamma) for gamma in sorted(discounts))}: set "
+                f"algorithm.gamma={critic.gamma}"
+            )
         unit = Unit.of(critic.activation)
         algorithm = dataclasses.replace(algorithm, hidden=list(critic.hidden), critic_unit=unit)
     return dataclasses.replace(
@@ -99,13 +111,19 @@ def _trained_critic(run: Path, policy: Policy, source: TrainConfig) -> TrainedCr
     state: dict[str, Any] = checkpoint.load(RunFolder(run).latest_checkpoint())
     evaluate = _ppo_critic if source.algorithm_class is PPO else _sac_critic
     net, values = evaluate(policy, source, state)
-    std = float(values.std()) if len(values) > 1 else 0.0
+    if len(values) < 2:
+        raise UsageError(
+            "the scale of a critic's values is their deviation over the last states of its training, one per "
+            f"environment, and {run} had one environment: set algorithm.keep_critic=false, or train it with "
+            "num_envs >= 2"
+        )
+    std = float(values.std())
     if not std > 0.0:
         raise UsageError(
             f"the critic of {run} values all its last states alike, so that the scale of its values is "
             "unknown: set algorithm.keep_critic=false"
         )
-    return TrainedCritic(net, float(values.mean()), std, state["env_steps"])
+    return TrainedCritic(net, float(values.mean()), std, min(state["env_steps"], _MOST_SAMPLES))
 
 
 def _ppo_critic(policy: Policy, source: TrainConfig, state: dict[str, Any]) -> tuple[MLP, Tensor]:

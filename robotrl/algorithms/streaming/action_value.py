@@ -33,13 +33,12 @@ import numpy as np
 import numpy.typing as npt
 
 from robotrl.algorithms.streaming import action_value_kernel
-from robotrl.algorithms.streaming.actor_critic import Actor, set_actor
+from robotrl.algorithms.streaming.actor_critic import Actor, check_head, set_actor
 from robotrl.algorithms.streaming.compiled import Doubles, Reals
 from robotrl.algorithms.streaming.config import StreamDACConfig, StreamSACConfig
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.setup import Network, Sweep
-from robotrl.core.errors import UsageError
 
 
 class StreamQAC(StreamLearner):
@@ -75,11 +74,7 @@ class StreamQAC(StreamLearner):
         is_soft = isinstance(config, StreamSACConfig)
         heads = [Head.SQUASHED_SOFTPLUS, Head.SQUASHED] if is_soft else [Head.DETERMINISTIC]
         actor = actor or Actor(config.hidden, heads[0])
-        if actor.head not in heads:
-            raise UsageError(
-                f"{type(config).__name__} needs an actor that is "
-                f"{' or '.join(head.value for head in heads)}, got {actor.head.value}"
-            )
+        check_head(type(config).__name__, actor, heads)
         networks = [
             Network("actor", actor.hidden, action_dim * (1 + is_soft), config.actor_rule, actor.unit),
             Network("critic", config.hidden, 1, config.rule, config.critic_unit, action_inputs=action_dim),

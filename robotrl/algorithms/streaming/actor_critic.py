@@ -36,6 +36,8 @@ from robotrl.algorithms.streaming.state import LOG_STD_HIGH, LOG_STD_LOW, OBS_CL
 from robotrl.algorithms.streaming.units import Unit
 from robotrl.core.errors import UsageError
 
+GAUSSIAN = [Head.SOFTPLUS, Head.CONSTANT, Head.SQUASHED, Head.SQUASHED_SOFTPLUS]
+
 
 class Actor(NamedTuple):
     """What a policy is made of.
@@ -63,6 +65,17 @@ def set_actor(hyper: Doubles, actor: Actor) -> None:
         hyper[:, STD_FLOOR] = 0.0
 
 
+def check_head(learner: str, actor: Actor, heads: Sequence[Head]) -> None:
+    """Refuse an actor whose outputs mean something else than a learner reads.
+
+    Raises:
+        UsageError: its head is none of `heads`.
+    """
+    if actor.head not in heads:
+        names = " or ".join(head.value for head in heads)
+        raise UsageError(f"{learner} needs an actor that is {names}, got {actor.head.value}")
+
+
 class StreamAC(StreamLearner):
     """Stream AC(lambda) for N streams, with Gaussian or categorical actions.
 
@@ -80,7 +93,8 @@ class StreamAC(StreamLearner):
         actor: what the policy is made of, instead of `config.hidden` with a softplus deviation.
 
     Raises:
-        UsageError: `config.rule` is for Gaussian policies, and the actions are discrete.
+        UsageError: `config.rule` or `actor` is for Gaussian policies, and the actions are discrete, or the
+            other way round.
     """
 
     config: StreamACConfig
@@ -106,6 +120,7 @@ class StreamAC(StreamLearner):
                 "rule=intentional_fisher is for Gaussian policies; with discrete=True give rule=intentional, "
                 "whose normaliser does not depend on the sampled action there either"
             )
+        check_head(f"StreamAC with discrete={discrete}", actor, [Head.CATEGORICAL] if discrete else GAUSSIAN)
         outputs = action_dim if discrete else 2 * action_dim
         constants = action_dim if actor.head is Head.CONSTANT else 0
         networks = [

@@ -19,7 +19,8 @@ class Preset(enum.Enum):
     REFERENCE = "reference"
     """As released: units may start without weights, and the reward's running sum leaks into the next
     episode. With the Intentional rules a time limit is not noticed at all; with the others it ends the
-    return as a true end does, and the episode's time is an input. Set std_floor to 0 to match."""
+    return as a true end does, and the episode's time is an input, see `time_input`. A policy's standard
+    deviation has no floor."""
 
 
 @dataclass
@@ -49,8 +50,11 @@ class StreamConfig:
     """Normalise observations by running statistics."""
     scale_reward: bool = True
     """Divide rewards by the deviation of their running discounted sum."""
+    time_input: bool = True
+    """With preset=reference and a rule that is not intentional: the episode's time is an input, as released
+    for continuous and classic control, and not for MinAtar and Atari."""
     episode_steps: int = 1000
-    """Control steps of a whole episode, for the time input of preset=reference; >= 1."""
+    """Control steps of a whole episode, for the time input; >= 1."""
     update_budget_s: float | None = None
     """What an update may take, s, > 0: longer ones are counted. Null for any time."""
 
@@ -63,7 +67,7 @@ class StreamConfig:
     @property
     def sees_time(self) -> bool:
         """Whether the episode's time is an input."""
-        return self.preset is Preset.REFERENCE and not self.rule.is_intentional
+        return self.time_input and self.preset is Preset.REFERENCE and not self.rule.is_intentional
 
 
 def _refuse_policy_rule(config: StreamConfig) -> None:
@@ -74,6 +78,10 @@ def _refuse_policy_rule(config: StreamConfig) -> None:
 @dataclass
 class StreamTDConfig(StreamConfig):
     """Hyperparameters of stream TD(lambda)."""
+
+    time_input: bool = False
+    """With preset=reference and a rule that is not intentional: the episode's time is an input. Not as
+    released, and without bound in a series that has no episodes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,11 +141,14 @@ class StreamACConfig(StreamPolicyConfig):
 
     entropy_coef: float = 0.01
     """tau, weight of the entropy's gradient; >= 0."""
-    std_floor: float = 1e-3
-    """Added to sigma, in units of the action range's half width; >= 0."""
+    std_floor: float | None = None
+    """Added to sigma, in units of the action range's half width; >= 0. Null for 1e-3, or 0 with
+    preset=reference."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.std_floor is None:
+            self.std_floor = 0.0 if self.preset is Preset.REFERENCE else 1e-3
         checks.at_least(self, 0, "entropy_coef", "std_floor")
 
 

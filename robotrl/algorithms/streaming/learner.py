@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robotrl.algorithms.streaming.compiled import Doubles, Reals, kernel
+from robotrl.algorithms.streaming.compiled import Doubles, Reals
 from robotrl.algorithms.streaming.config import StreamConfig
 from robotrl.algorithms.streaming.durations import Durations
 from robotrl.algorithms.streaming.episode import network_shape
 from robotrl.algorithms.streaming.heads import Head
+from robotrl.algorithms.streaming.inputs import LARGEST, fill, first_bad
 from robotrl.algorithms.streaming.network import forward, layer_matrices, new_activations
 from robotrl.algorithms.streaming.normalization import normalize_frozen, reward_scale
+from robotrl.algorithms.streaming.rules.codes import rule_name
 from robotrl.algorithms.streaming.setup import (
     Network,
     Sweep,
@@ -38,16 +40,12 @@ from robotrl.algorithms.streaming.state import (
     STEP,
     TRACE,
     WEIGHTS,
-    Transitions,
     Workspace,
 )
 from robotrl.core.errors import UsageError
 
 # handing a stream to another thread costs as much as advancing a few of them
 _MIN_STREAMS_PER_THREAD = 4
-
-# the square of a larger number could overflow in the statistics
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 class StreamLearner(ABC):
@@ -129,10 +127,10 @@ class StreamLearner(ABC):
             obs: (N, D) first observations.
 
         Raises:
-            UsageError: they are of another size or not finite; nothing has changed.
+            UsageError: they are of another size, not finite or beyond 1e15; nothing has changed.
         """
+        self._take(0.0, False, False, obs, None, False)
         self._started = True
-        self.update(0.0, False, False, obs, valid=False)
         self.durations = Durations(self.config.update_budget_s)
 
     def act(self) -> npt.NDArray[Any]:
@@ -161,31 +159,46 @@ class StreamLearner(ABC):
             final_obs: (N, D) true successor where an episode ended; not needed where none did.
             valid: (N,) bool, False where nothing is to be learned and an episode begins at `next_obs`.
 
+        Of reward and flags, a single one stands for all streams.
+
         Raises:
-            UsageError: an array has another size, or a number is not finite; nothing has changed.
+            UsageError: an array has another size, or a number is not finite or beyond 1e15; nothing has
+                changed.
         """
         start_s = time.perf_counter()
         if not self._started:
             raise UsageError("call start(obs) before the first update")
+        self._take(reward, terminated, truncated, next_obs, final_obs, True if valid is None else valid)
+        self.durations.add(time.perf_counter() - start_s)
+
+    def _take(
+        self,
+        reward: npt.ArrayLike,
+        terminated: npt.ArrayLike,
+        truncated: npt.ArrayLike,
+        next_obs: npt.ArrayLike,
+        final_obs: npt.ArrayLike | None,
+        valid: npt.ArrayLike,
+    ) -> None:
+        """Check what a step brought, and advance all streams by it."""
         batch = self._batch
-        self._fill("reward", batch.reward, reward)
-        self._fill("terminated", batch.terminated, terminated)
-        self._fill("truncated", batch.truncated, truncated)
-        self._fill("valid", batch.valid, True if valid is None else valid)
-        self._fill("next_obs", batch.next_obs, next_obs)
+        fill("reward", batch.reward, reward, one_for_all=True)
+        fill("terminated", batch.terminated, terminated, one_for_all=True)
+        fill("truncated", batch.truncated, truncated, one_for_all=True)
+        fill("valid", batch.valid, valid, one_for_all=True)
+        fill("next_obs", batch.next_obs, next_obs)
         if final_obs is not None:
-            self._fill("final_obs", batch.final_obs, final_obs)
+            fill("final_obs", batch.final_obs, final_obs)
         elif (batch.valid & (batch.terminated | batch.truncated)).any():
             raise UsageError("an episode ended: give final_obs, the observation before the reset")
-        what, stream = _first_not_finite(batch)
+        what, stream = first_bad(batch)
         if what:
             name = ("", "reward", "next_obs", "final_obs")[what]
             raise UsageError(
                 f"stream {stream}: {name} is {getattr(batch, name)[stream].tolist()}, expected numbers "
-                f"within +-{_LARGEST:.1e}; nothing was learned from this step, set valid to False for it"
+                f"within +-{LARGEST:.0e}; nothing was learned from this step, set valid to False for it"
             )
         self._run()
-        self.durations.add(time.perf_counter() - start_s)
 
     def _run(self) -> None:
         def advance(thread: int) -> None:
@@ -202,12 +215,6 @@ class StreamLearner(ABC):
         advance(0)
         for done in pending:
             done.result()
-
-    def _fill(self, name: str, room: npt.NDArray[Any], values: npt.ArrayLike) -> None:
-        given = np.asarray(values)
-        if given.shape != room.shape and given.shape != ():
-            raise UsageError(f"{name} has shape {given.shape}, expected {room.shape} as at the start")
-        room[:] = given
 
     def parameters(self, head: str) -> Reals:
         """View the parameters of one network of every stream, (N, P)."""
@@ -253,13 +260,13 @@ class StreamLearner(ABC):
             (N, O).
         """
         room = np.zeros((self.num_streams, self.obs_dim))
-        self._fill("obs", room, obs)
+        fill("obs", room, obs)
         k = self.heads.index(head)
         sizes, parameters = self.sizes[k], np.ascontiguousarray(self.parameters(head))
         shape = network_shape(k, self._layout)
         a = new_activations(sizes, self.num_streams, parameters.dtype)
         if action is not None:
-            self._fill("action", a[:, self.sizes[0][0] : sizes[0]], action)
+            fill("action", a[:, self.sizes[0][0] : sizes[0]], action)
         for i in range(self.num_streams):
             if self.config.normalize_obs:
                 clip = self._hyper[i, OBS_CLIP]
@@ -300,16 +307,19 @@ class StreamLearner(ABC):
         return values
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
-        """Return copies of the arrays of `Streams`, by name."""
+        """Return copies of the arrays of `Streams`, by name, and the codes of the step-size rules."""
         state = {name: array.copy() for name, array in self.streams._asdict().items()}
-        return state | {"random": state["random"].view(np.int64)}
+        return state | {"random": state["random"].view(np.int64), "rule_codes": self._layout.rules.copy()}
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
-        """Continue from `state_dict`, bit for bit.
+        """Continue from `state_dict`, bit for bit where the hyperparameters are the same.
+
+        Hyperparameters remain this learner's own. The kernels are compiled here, as they are by `start`.
 
         Raises:
             KeyError: an array is missing.
-            UsageError: an array does not fit this learner.
+            UsageError: an array does not fit this learner, or its networks learned by other rules; nothing
+                has changed.
         """
         given = {name: np.asarray(state[name]) for name in self.streams._fields}
         given["random"] = given["random"].view(np.uint64)
@@ -319,21 +329,16 @@ class StreamLearner(ABC):
                     f"{name} of the saved learner is {given[name].dtype} {given[name].shape}, "
                     f"expected {array.dtype} {array.shape}"
                 )
+        # the first learners were saved without
+        codes = np.asarray(state.get("rule_codes", self._layout.rules))
+        for name, theirs, mine in zip(self.heads, codes.tolist(), self._layout.rules.tolist(), strict=True):
+            if theirs != mine:
+                raise UsageError(
+                    f"the saved learner's {name} learned by rule {rule_name(theirs)}, this one's does by "
+                    f"{rule_name(mine)}: make the learner with the rule it was saved with"
+                )
+        if not self._started:
+            self.start(np.zeros((self.num_streams, self.obs_dim)))
         for name, array in self.streams._asdict().items():
             array[:] = given[name]
-        self._started = True
-
-
-@kernel
-def _first_not_finite(batch: Transitions) -> tuple[int, int]:
-    """Return 1 for a reward, 2 for next_obs, 3 for final_obs, 0 if all is well; and the stream."""
-    for i in range(len(batch.reward)):
-        if batch.valid[i] and not abs(batch.reward[i]) <= _LARGEST:
-            return 1, i
-        ended = batch.valid[i] and (batch.terminated[i] or batch.truncated[i])
-        for k in range(batch.next_obs.shape[1]):
-            if not abs(batch.next_obs[i, k]) <= _LARGEST:
-                return 2, i
-            if ended and not abs(batch.final_obs[i, k]) <= _LARGEST:
-                return 3, i
-    return 0, 0
+        self.streams.rules[:, :, RATE] = self._hyper[:, NUM_HYPER_COLUMNS:]

@@ -56,7 +56,8 @@ class StreamingAlgorithm(Algorithm):
     """Feeds one stream per environment into a learner; `policy` is the actor of one of them.
 
     Networks are as wide as the policy: `policy.hidden` and the options it shares with the algorithm have
-    to agree. With `init_from`, the policy is any that a stream can go on from.
+    to agree; a deviation that the policy leaves at its default follows the algorithm's. With `init_from`,
+    the policy is any that a stream can go on from.
 
     Attributes:
         name: by which the command knows it.
@@ -209,8 +210,9 @@ class StreamingAlgorithm(Algorithm):
             "hidden": (list(describe(policy).hidden), list(config.hidden)),
             "normalize_obs": (policy.normalizer is not None, config.normalize_obs),
         }
+        unset = policy.config_class()
         for name in ("std_floor", "noise_std"):
-            if hasattr(config, name):
+            if hasattr(config, name) and getattr(policy, name) != getattr(unset, name):
                 pairs[name] = (getattr(policy, name), getattr(config, name))
         for name, (mine, theirs) in pairs.items():
             if mine != theirs:

@@ -19,6 +19,7 @@ from robotrl.algorithms.streaming import value_kernel
 from robotrl.algorithms.streaming.compiled import Doubles
 from robotrl.algorithms.streaming.config import StreamTDConfig
 from robotrl.algorithms.streaming.heads import Head
+from robotrl.algorithms.streaming.inputs import LARGEST, as_numbers
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.setup import Network, Sweep
 from robotrl.core.errors import UsageError
@@ -88,13 +89,18 @@ def predict_series(
         (T, N), made before anything after t was read.
 
     Raises:
-        UsageError: the series are of different lengths or not finite.
+        UsageError: the series are of different lengths, or hold what is not finite or beyond 1e15.
     """
-    series, sums = np.asarray(x, np.float64), np.asarray(cumulant, np.float64)
+    series, sums = as_numbers("x", x).astype(np.float64), as_numbers("cumulant", cumulant).astype(np.float64)
     if series.ndim != 2 or sums.shape != series.shape[:1] or len(series) == 0:
         raise UsageError(
             f"x has shape {series.shape} and cumulant {sums.shape}, expected (T, D) and (T,), T >= 1"
         )
+    for name, rows in (("x", series), ("cumulant", sums[:, None])):
+        bad = np.flatnonzero(~(np.abs(rows) <= LARGEST).all(axis=1))
+        if len(bad):
+            found = rows[bad[0]].tolist()
+            raise UsageError(f"{name}[{bad[0]}] is {found}, expected numbers within +-{LARGEST:.0e}")
     config = config or StreamTDConfig()
     gammas = np.atleast_1d(config.gamma if gamma is None else gamma)
     learner = StreamTD(series.shape[1], len(gammas), config, seed, sweep={"gamma": gammas})

@@ -43,3 +43,8 @@ class Rule(enum.Enum):
         if self in (Rule.OBGD, Rule.ADAPTIVE_OBGD):
             return "kappa"
         return "eta" if self.is_intentional else "learning_rate"
+
+
+def rule_name(code: int) -> str:
+    """Return what a rule with this code is called."""
+    return "intentional, of logits" if code == INTENTIONAL_LOGITS else list(Rule)[code].value

@@ -1,0 +1,64 @@
+"""What learners accept from outside: arrays of numbers of the right shape, finite and not absurdly large."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from robotrl.algorithms.streaming.compiled import kernel
+from robotrl.algorithms.streaming.state import Transitions
+from robotrl.core.errors import UsageError
+
+LARGEST = 1e15
+"""The adaptive rules square the TD error times a trace in float32, which ends at 3.4e38: this leaves 18,000
+for the trace."""
+
+
+def as_numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return an array of real numbers or flags.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        given = np.asarray(values)
+    except ValueError as error:
+        raise UsageError(f"{name} is no array of numbers: its rows differ in length") from error
+    if given.dtype.kind not in "biuf":
+        raise UsageError(f"{name} is an array of {given.dtype}, expected real numbers")
+    return given
+
+
+def fill(name: str, room: npt.NDArray[Any], values: npt.ArrayLike, one_for_all: bool = False) -> None:
+    """Copy what was given into an array.
+
+    Args:
+        name: what it is called in errors.
+        room: receives it.
+        values: of the same shape.
+        one_for_all: whether a single number may stand for all.
+
+    Raises:
+        UsageError: it does not fit.
+    """
+    given = as_numbers(name, values)
+    if given.shape != room.shape and not (one_for_all and given.shape == ()):
+        raise UsageError(f"{name} has shape {given.shape}, expected {room.shape} as at the start")
+    room[...] = given
+
+
+@kernel
+def first_bad(batch: Transitions) -> tuple[int, int]:
+    """Return 1 for a reward, 2 for next_obs, 3 for final_obs, 0 if all is well; and the stream."""
+    for i in range(len(batch.reward)):
+        if batch.valid[i] and not abs(batch.reward[i]) <= LARGEST:
+            return 1, i
+        ended = batch.valid[i] and (batch.terminated[i] or batch.truncated[i])
+        for k in range(batch.next_obs.shape[1]):
+            if not abs(batch.next_obs[i, k]) <= LARGEST:
+                return 2, i
+            if ended and not abs(batch.final_obs[i, k]) <= LARGEST:
+                return 3, i
+    return 0, 0
