@@ -6,8 +6,8 @@
 The policy is PPO's on cheetah_run (2 x 128 units), trained once. A piece is one change of the simulator and
 one method; pieces that are there are not run again. Streams differ in the step-size rule; "none" is one
 whose actor rests all the time: its normaliser goes on, which alone changes what the policy does. PPO goes
-on from its own checkpoint, optimiser included, with one simulation and rollouts of 2,048 steps. All
-methods see as many control steps.
+on from its own checkpoint, optimiser included, with one simulation and rollouts of 2,000 steps. All
+methods see as many control steps (if `--steps` is a multiple of 2,000).
 
 Figures: deterministic return before the change, right after it, and per seed after the steps (10 episodes
 each); and the online return, exploration included, over the first and the last tenth of the steps. Writes
@@ -53,7 +53,8 @@ STREAMS = {
     "adaptive_obgd": ["algorithm.rule=adaptive_obgd"],
     "intentional": ["algorithm.rule=intentional"],
 }
-PPO = ["num_envs=1", "algorithm.num_steps=2048", "algorithm.minibatch_size=256"]
+ROLLOUT_STEPS = 2000
+PPO = ["num_envs=1", f"algorithm.num_steps={ROLLOUT_STEPS}", "algorithm.minibatch_size=250"]
 
 
 def changed(change: str) -> list[str]:
@@ -116,7 +117,7 @@ def adapt_ppo(origin: Path, change: str, args: argparse.Namespace) -> dict[str, 
             metrics = loop.iterate()
             if "episode/return" in metrics:
                 returns.append((loop.env_steps, metrics["episode/return"]))
-        tenth = max(args.steps // 10, 2 * 2048)
+        tenth = max(args.steps // 10, 2 * ROLLOUT_STEPS)
         found["online_first"].append(float(np.mean([r for t, r in returns if t <= tenth])))
         found["online_last"].append(float(np.mean([r for t, r in returns if t > args.steps - tenth])))
         found["after"].append(score(loop.algorithm.policy, config.task))

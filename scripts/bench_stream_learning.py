@@ -25,7 +25,7 @@ from bench_common import RESULTS, interval_of_mean, provenance, trained, write_j
 from robotrl.training.run_folder import RunFolder
 
 OUT = RESULTS / "bench_stream_learning.json"
-REFERENCE = ["algorithm.preset=reference", "algorithm.std_floor=0", "policy.std_floor=0"]
+REFERENCE = ["algorithm.preset=reference"]
 METHODS = {
     "default": [],
     # as released with the paper (arXiv:2410.14606): ObGD, time as an input, time limits end the return

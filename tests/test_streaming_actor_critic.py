@@ -58,9 +58,10 @@ def draw(stream_ac: StreamAC, i: int, reference: ReferenceAC, state: np.ndarray)
     return policy.mean + policy.stddev * torch.from_numpy(noise)
 
 
-def check(config: StreamACConfig, kind: Actor, steps: int, every: int = 1) -> None:
+def check(config: StreamACConfig, kind: Actor, steps: int, only: int = STREAMS, every: int = 1) -> None:
+    """Compare the first streams with the reference, after every so many of the steps."""
     stream_ac = learner(config, kind)
-    made = references(stream_ac, config)
+    made = references(stream_ac, config)[:only]
     discrete = kind.head is Head.CATEGORICAL
     walk = Walk(STREAMS, OBS)
     stream_ac.start(walk.obs)
@@ -127,12 +128,22 @@ def test_reference_preset_is_as_released(rule: Rule, kind: str) -> None:
     check(config, KINDS[kind], steps=250)
 
 
-@pytest.mark.parametrize("head", Head, ids=lambda head: head.value)
-@pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.value)
+@pytest.mark.parametrize(
+    ("rule", "head"),
+    [
+        (Rule.OBGD, Head.SOFTPLUS),
+        (Rule.ADAPTIVE_OBGD, Head.CATEGORICAL),
+        (Rule.INTENTIONAL, Head.SQUASHED_SOFTPLUS),
+        (Rule.INTENTIONAL, Head.CATEGORICAL),
+        (Rule.INTENTIONAL_FISHER, Head.CONSTANT),
+        (Rule.SGD, Head.SQUASHED),
+        (Rule.ADAM, Head.SOFTPLUS),
+    ],
+    ids=lambda code: code.value,
+)
 def test_it_stays_exact_over_thousands_of_steps(rule: Rule, head: Head) -> None:
-    if head is Head.DETERMINISTIC or (rule, head) == (Rule.INTENTIONAL_FISHER, Head.CATEGORICAL):
-        pytest.skip("refused, see below")
-    check(StreamACConfig(rule=rule, hidden=[8]), Actor([8], head), steps=2000, every=100)
+    """Every rule and every head; each with each goes fewer steps above."""
+    check(StreamACConfig(rule=rule, hidden=[8]), Actor([8], head), steps=2000, only=1, every=50)
 
 
 @pytest.mark.parametrize(
