@@ -240,9 +240,9 @@ class ReferenceAC(ReferenceStream):
         if self.kind.head is Head.CATEGORICAL:
             return torch.distributions.Categorical(logits=y)
         mu, pre = y.chunk(2)
+        floor = 0.0 if self.kind.head is Head.SQUASHED else self.config.std_floor or 0.0
         if self.kind.head in (Head.SOFTPLUS, Head.SQUASHED_SOFTPLUS):
-            return torch.distributions.Normal(mu, F.softplus(pre) + self.config.std_floor)
-        floor = 0.0 if self.kind.head is Head.SQUASHED else self.config.std_floor
+            return torch.distributions.Normal(mu, F.softplus(pre) + floor)
         return torch.distributions.Normal(mu, pre.clamp(*self.kind.log_std_bounds).exp() + floor)
 
     def update(
