@@ -85,6 +85,15 @@ def test_the_loop_begins_with_the_runs_policy(
             torch.testing.assert_close(shown.get_parameter(name), tensor, rtol=1e-5, atol=1e-6)
 
 
+def test_a_critics_scale_counts_as_a_bounded_number_of_samples(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for most, counted in ((10_000, 1024), (100, 100)):
+        monkeypatch.setattr("robotrl.training.fine_tuning._MOST_SAMPLES", most)
+        loop = make_loop(inherit(compose(words(runs["ppo"], tmp_path, "algorithm.keep_critic=true"))))
+        assert (loop.algorithm.learner.streams.reward_statistics[:, 1] == counted).all()
+
+
 def test_ppos_critic_values_states_as_it_did(runs: dict[str, Path], tmp_path: Path) -> None:
     loop = make_loop(inherit(compose(words(runs["ppo"], tmp_path, "algorithm.keep_critic=true"))))
     origin = make_loop(RunFolder(runs["ppo"]).config(), resumed=True)
