@@ -13,7 +13,7 @@ lossy        one reading in five is lost
 noisy        noise of 5 % of each measurement's spread
 slippery     friction of the feet 0.25, less than in training
 pushed       velocity jumps of up to 0.8 m/s every second or two, in training 0.5 m/s every one to three
-stalled      the runtime is stopped for 40 ms of every 2 s
+stalled      the runtime is stopped for 40 ms of every 4 s
 
 and those after which it shall be damped, 5 s on; "damped_s" is how long after the fault that was:
 
@@ -43,7 +43,7 @@ from robotrl.deploy.c_policy import compile_policy
 
 OUT = RESULTS / "walk_faults.json"
 LIMITS = "move_s: 1.0\n"
-FAULT_S, STALL_S, STALL_EVERY_S = 5.0, 0.04, 2.0
+FAULT_S, STALL_S, STALL_EVERY_S = 5.0, 0.04, 4.0
 ROBOTS = {
     "order": ["--shuffle", "1"],
     "late": ["--command-delay", "0.01", "--reading-delay", "0.005"],

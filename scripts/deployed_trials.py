@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -112,14 +113,15 @@ def _deploy(
         try:
             for word, state in (("arm", "READY"), ("go", "HOLD")):
                 while state not in log.read_text():
-                    if deployment.poll() is not None:
+                    if deployment.poll() is not None or "DAMPING" in log.read_text():
                         raise RuntimeError(log.read_text())
                     time.sleep(0.02)
                 subprocess.run([*ROBOTRL, "tell", operator, word, *key], check=True, capture_output=True)
             while "POLICY" not in log.read_text():
                 time.sleep(0.002)
             running = Running(robot, deployment, time.monotonic())
-            while robot.poll() is None:
+            assert robot.stdout is not None
+            while not select.select([robot.stdout], [], [], 0.0)[0]:  # the attempt's line, or the end
                 disturb(running)
                 time.sleep(0.005)
             return time.monotonic() - running.began_s

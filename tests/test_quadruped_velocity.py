@@ -10,6 +10,7 @@ import torch
 from robotrl.compose import compose
 from robotrl.core.errors import UsageError
 from robotrl.envs.vec_env import VecEnv
+from robotrl.export.robot import describe_robot
 from robotrl.tasks.locomotion.quadruped_velocity import MEMORY, QuadrupedVelocity
 
 STAND = torch.tensor([0.0, 0.8, -1.6] * 4, dtype=torch.float64)
@@ -172,3 +173,11 @@ def test_the_recipe_shows_three_readings_without_what_no_robot_measures() -> Non
     assert {term.source.value for term in terms} == {"sensor", "estimator"}
     with pytest.raises(UsageError, match="forward_m_s is upside down"):
         QuadrupedVelocity(forward_m_s=(1.0, 0.0))
+
+
+def test_a_policy_takes_over_where_episodes_begin() -> None:
+    """The contract's default pose is the one of standing, not that of stretched legs."""
+    task = QuadrupedVelocity()
+    model = task.build_model()
+    robot = describe_robot(task, task.specs(model))
+    assert [joint.default for joint in robot.joints] == pytest.approx(task.default_pose(model).tolist())

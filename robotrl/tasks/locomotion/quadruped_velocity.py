@@ -104,12 +104,12 @@ class QuadrupedVelocity(Task):
 
     def default_pose(self, model: mujoco.MjModel) -> Tensor:
         """(12,) joint positions of standing, rad."""
-        return torch.from_numpy(model.key("stand").qpos[7:].copy())
+        return torch.from_numpy(model.key("home").qpos[7:].copy())
 
     def reset(self, sim: Sim, ids: Tensor, rng: torch.Generator) -> None:
         """Stand near the default pose, and draw what will be commanded."""
         n, model = len(ids), sim.model
-        stand = torch.from_numpy(model.key("stand").qpos.copy())
+        stand = torch.from_numpy(model.key("home").qpos.copy())
         noise = draw((n, 12), (-0.1, 0.1), Distribution.UNIFORM, rng)
         sim.data("qpos")[ids] = stand.expand(n, -1)
         sim.data("qpos")[ids, 7:] += noise
