@@ -13,7 +13,7 @@ demo: venv
 	$(VENV)/bin/robotrl train recipe=quickstart
 
 test: lint
-	$(VENV)/bin/pytest -n 2 --dist loadfile
+	$(VENV)/bin/pytest -n 2 --dist loadfile --durations=15
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check $(CHECKED)

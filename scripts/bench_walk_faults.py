@@ -105,7 +105,7 @@ def main() -> None:
                 words = [*ROBOTS.get(fault, []), "--seed", str(seed)]
                 disturb = DISTURBANCES.get(fault, undisturbed)
                 result = trial(args.bundle, library, words, LIMITS, args.seconds, disturb)
-                if fault in ("hung", "killed"):
+                if fault in ("hung", "killed") and result["ended_s"] >= FAULT_S:
                     result["damped_s"] = result["ended_s"] - FAULT_S
                 found.append({"seed": seed} | result)
                 write_json(args.out, content)
