@@ -32,7 +32,6 @@ METHODS = {
     "reference": ["algorithm.rule=obgd", *REFERENCE],
     "obgd": ["algorithm.rule=obgd"],
     "adaptive_obgd": ["algorithm.rule=adaptive_obgd"],
-    "intentional_fisher": ["algorithm.rule=intentional_fisher"],
     # as released by its authors (arXiv:2604.19033): a time limit is not noticed
     "intentional_reference": REFERENCE,
     "adam": ["algorithm.rule=adam"],
@@ -123,7 +122,7 @@ def compare(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(pieces: list[dict[str, Any]], path: Path) -> None:
-    """Draw the mean online return over the training, one panel per task, of the longest pieces."""
+    """Draw the mean online return over the training, one panel per task, of the longest comparison."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -133,9 +132,11 @@ def draw(pieces: list[dict[str, Any]], path: Path) -> None:
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False)
-    colors = dict(zip(METHODS, plt.cm.tab10.colors, strict=False))
+    methods = dict.fromkeys(piece["method"] for piece in pieces)
+    colors = dict(zip(methods, plt.cm.tab10.colors, strict=False))
     for axis, task in zip(axes.flat, tasks, strict=False):
-        longest = max(piece["steps_per_stream"] for piece in pieces if piece["task"] == task)
+        lengths = [piece["steps_per_stream"] for piece in pieces if piece["task"] == task]
+        longest = max(lengths, key=lambda steps: (lengths.count(steps) > 1, steps))
         for piece in pieces:
             if (piece["task"], piece["steps_per_stream"]) != (task, longest):
                 continue

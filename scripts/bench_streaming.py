@@ -94,7 +94,7 @@ def reference(task: str) -> Advance:
     learner.start(obs[0])
 
     def advance() -> int:
-        action, _ = draw(learner)
+        action = draw(learner)
         step = env.step(action.clamp(-1.0, 1.0).float()[None])
         successors = [part["policy"][0].double().numpy() for part in (step.obs, step.final_obs)]
         ends = bool(step.terminated), bool(step.truncated)

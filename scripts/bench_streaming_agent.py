@@ -29,7 +29,7 @@ from robotrl.algorithms.streaming.config import StreamACConfig
 from robotrl.algorithms.streaming.rules.codes import Rule
 
 SIZES = {"HalfCheetah-v5": (17, 6), "Ant-v5": (105, 8), "Humanoid-v5": (348, 17)}
-RULES = (Rule.OBGD, Rule.ADAPTIVE_OBGD, Rule.INTENTIONAL, Rule.INTENTIONAL_FISHER)
+RULES = (Rule.OBGD, Rule.ADAPTIVE_OBGD, Rule.INTENTIONAL)
 EPISODE_STEPS = 1000
 
 
@@ -69,9 +69,9 @@ def reference(rule: Rule, obs_dim: int, action_dim: int) -> Callable[[], None]:
     learner.start(noise.obs[0, 0])
 
     def step() -> None:
-        action, other = draw(learner)
+        action = draw(learner)
         reward, ended, obs = noise.next()
-        learner.update(action, float(reward[0]), False, ended, obs[0], obs[0], other)
+        learner.update(action, float(reward[0]), False, ended, obs[0], obs[0])
 
     return step
 

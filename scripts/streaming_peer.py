@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.config import StreamACConfig
 from robotrl.algorithms.streaming.reference import ReferenceAC
-from robotrl.algorithms.streaming.rules.codes import Rule
 
 
 def make_network(in_dim: int, out_dim: int, hidden: int = 128) -> nn.Sequential:
@@ -136,8 +135,6 @@ def make_reference(config: StreamACConfig, obs_dim: int, action_dim: int) -> Ref
 
 
 @torch.no_grad()
-def draw(learner: ReferenceAC) -> tuple[Tensor, Tensor | None]:
-    """Return an action (A,), and for INTENTIONAL_FISHER another one."""
-    policy = learner.policy(learner.actor)
-    other = policy.sample() if learner.config.rule is Rule.INTENTIONAL_FISHER else None
-    return policy.sample(), other
+def draw(learner: ReferenceAC) -> Tensor:
+    """Return an action (A,)."""
+    return learner.policy(learner.actor).sample()

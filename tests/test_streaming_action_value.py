@@ -23,7 +23,6 @@ from robotrl.policies.deterministic import LayerNormDeterministicConfig, LayerNo
 from robotrl.policies.softplus_gaussian import SoftplusGaussianConfig, SquashedSoftplusPolicy
 
 STREAMS = 2
-RULES = [rule for rule in Rule if rule is not Rule.INTENTIONAL_FISHER]
 SOFT = StreamSACConfig(hidden=[16, 12], sparsity=0.5, alpha=0.3, actor_eta=0.05)
 DETERMINISTIC = StreamDACConfig(hidden=[16, 12], sparsity=0.5, noise_std=0.4, actor_eta=0.05)
 SAC_ACTOR = Actor([16, 12], Head.SQUASHED, Unit.RELU, log_std_bounds=(-0.5, 0.3), obs_clip=1.5)
@@ -90,7 +89,7 @@ def check(config: StreamQACConfig, actor: Actor | None, steps: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.value)
+@pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.value)
 def test_every_rule_is_the_formula(rule: Rule, kind: str) -> None:
     config, actor = KINDS[kind]
     check(dataclasses.replace(config, rule=rule, actor_rule=rule), actor, 150)
@@ -178,8 +177,6 @@ def test_policies_act_like_their_streams() -> None:
     ("options", "words"),
     [
         ({"preset": Preset.REFERENCE}, "nothing is known to be released of this method"),
-        ({"rule": Rule.INTENTIONAL_FISHER}, "use intentional"),
-        ({"actor_rule": Rule.INTENTIONAL_FISHER}, "actor_rule intentional_fisher .* use intentional"),
         ({"alpha": -0.1}, "alpha must be at least 0, got -0.1"),
     ],
 )

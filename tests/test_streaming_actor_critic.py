@@ -72,13 +72,9 @@ def check(config: StreamACConfig, kind: Actor, steps: int, only: int = STREAMS, 
         step = walk.step()
         stream_ac.update(*step)
         for i, reference in enumerate(made):
-            other = None
-            if reference.moves_logits:
-                other = torch.tensor(uniform_index(random[i], ACTIONS))
-            elif config.rule is Rule.INTENTIONAL_FISHER:
-                other = draw(stream_ac, i, reference, random[i])
+            logit = uniform_index(random[i], ACTIONS) if reference.moves_logits else None
             taken = int(action[i, 0]) if discrete else action[i]
-            reference.update(taken, *(float(x[i]) for x in step[:3]), step[3][i], step[4][i], other)
+            reference.update(taken, *(float(x[i]) for x in step[:3]), step[3][i], step[4][i], logit)
             if t % every:
                 continue
             for head, rule in (("actor", reference.actor_rule), ("critic", reference.critic_rule)):
@@ -100,8 +96,6 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.value)
 def test_every_rule_is_the_formula(rule: Rule, kind: Actor) -> None:
-    if rule is Rule.INTENTIONAL_FISHER and kind.head is Head.CATEGORICAL:
-        pytest.skip("refused, see below")
     steps = 250 if kind.unit is Unit.LAYER_NORM else 80
     check(StreamACConfig(rule=rule, hidden=[16, 12], sparsity=0.5), kind, steps)
 
@@ -135,7 +129,7 @@ def test_reference_preset_is_as_released(rule: Rule, kind: str) -> None:
         (Rule.ADAPTIVE_OBGD, Head.CATEGORICAL),
         (Rule.INTENTIONAL, Head.SQUASHED_SOFTPLUS),
         (Rule.INTENTIONAL, Head.CATEGORICAL),
-        (Rule.INTENTIONAL_FISHER, Head.CONSTANT),
+        (Rule.INTENTIONAL, Head.CONSTANT),
         (Rule.SGD, Head.SQUASHED),
         (Rule.ADAM, Head.SOFTPLUS),
     ],
@@ -161,11 +155,6 @@ def test_it_stays_exact_over_thousands_of_steps(rule: Rule, head: Head) -> None:
 def test_an_actor_of_another_form_is_refused(discrete: bool, head: Head, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         StreamAC(OBS, ACTIONS, discrete=discrete, actor=Actor([8], head))
-
-
-def test_fisher_rule_is_for_gaussian_policies() -> None:
-    with pytest.raises(UsageError, match="intentional_fisher is for Gaussian policies"):
-        StreamAC(OBS, ACTIONS, config=StreamACConfig(rule=Rule.INTENTIONAL_FISHER), discrete=True)
 
 
 @pytest.mark.parametrize(("rule", "moved"), [(INTENTIONAL_LOGITS, 20.0), (Rule.INTENTIONAL.code, 379.65)])

@@ -18,7 +18,6 @@ from robotrl.algorithms.streaming.td import StreamTD, predict_series
 from robotrl.core.errors import UsageError
 
 OBS, ACTIONS, STREAMS = 4, 3, 2
-RULES = [rule for rule in Rule if rule is not Rule.INTENTIONAL_FISHER]
 
 
 def references(learner: StreamLearner) -> list[ReferenceTD]:
@@ -34,7 +33,7 @@ def same(learner: StreamLearner, i: int, reference: ReferenceTD) -> None:
     close(layer_matrices(learner.traces("critic")[i], sizes), reference.critic_rule.trace)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.value)
+@pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.value)
 def test_td_is_the_formula(rule: Rule) -> None:
     config = StreamTDConfig(rule=rule, hidden=[12, 8], sparsity=0.5)
     learner = StreamTD(OBS, STREAMS, config, seed=1, dtype=np.float64)
@@ -159,11 +158,6 @@ def test_time_is_an_input_as_released_for_control_and_not_of_a_series() -> None:
     assert StreamTD(OBS, config=StreamTDConfig(**released)).sizes[0][0] == OBS
     assert StreamQ(OBS, 2, config=StreamQConfig(**released)).sizes[0][0] == OBS + 1
     assert StreamQ(OBS, 2, config=StreamQConfig(**released, time_input=False)).sizes[0][0] == OBS
-
-
-def test_policy_rule_is_refused_without_a_policy() -> None:
-    with pytest.raises(ValueError, match="use intentional"):
-        StreamTDConfig(rule=Rule.INTENTIONAL_FISHER)
 
 
 def test_random_actions_are_kept_by_a_power_law() -> None:

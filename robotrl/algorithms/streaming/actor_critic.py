@@ -113,19 +113,13 @@ class StreamAC(StreamLearner):
         actor: Actor | None = None,
     ) -> None:
         config = config or StreamACConfig()
-        critic_rule = Rule.INTENTIONAL if config.rule.is_intentional else config.rule
         actor = actor or Actor(config.hidden, Head.CATEGORICAL if discrete else Head.SOFTPLUS)
-        if discrete and config.rule is Rule.INTENTIONAL_FISHER:
-            raise UsageError(
-                "rule=intentional_fisher is for Gaussian policies; with discrete=True give rule=intentional, "
-                "whose normaliser does not depend on the sampled action there either"
-            )
         check_head(f"StreamAC with discrete={discrete}", actor, [Head.CATEGORICAL] if discrete else GAUSSIAN)
         outputs = action_dim if discrete else 2 * action_dim
         constants = action_dim if actor.head is Head.CONSTANT else 0
         networks = [
             Network("actor", actor.hidden, outputs, config.rule, actor.unit, constants),
-            Network("critic", config.hidden, 1, critic_rule, config.critic_unit),
+            Network("critic", config.hidden, 1, config.rule, config.critic_unit),
         ]
         width = 1 if discrete else action_dim
         super().__init__(

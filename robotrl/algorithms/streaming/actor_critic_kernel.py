@@ -26,9 +26,8 @@ from robotrl.algorithms.streaming.heads import (
     categorical_gradient,
     gaussian_action,
     gaussian_gradient,
-    gaussian_score,
 )
-from robotrl.algorithms.streaming.rules.codes import INTENTIONAL_FISHER, INTENTIONAL_LOGITS, OUTPUT_NORM
+from robotrl.algorithms.streaming.rules.codes import INTENTIONAL_LOGITS, OUTPUT_NORM
 from robotrl.algorithms.streaming.state import (
     ACTOR_REST,
     ENTROPY,
@@ -71,8 +70,8 @@ def advance(
             if streams.clock[i, 1] > hyper[i, ACTOR_REST]:
                 _policy_gradient(i, delta, layout, switches, hyper[i], streams, work.gradient[0])
                 take_gradient(i, ACTOR, delta, decay, layout, streams, work)
-                if layout.rules[ACTOR] in (INTENTIONAL_FISHER, INTENTIONAL_LOGITS):
-                    _take_output_norm(i, layout, switches, hyper[i], streams, work)
+                if layout.rules[ACTOR] == INTENTIONAL_LOGITS:
+                    _take_logit_norm(i, layout, streams, work)
                 actor_step = finish_update(layout.rules[ACTOR], streams.rules[i, ACTOR])
         enter_state(i, layout, switches, hyper[i], streams, batch, work.activations)
         move(i, CRITIC, critic_step, resets, layout, streams, work.direction)
@@ -94,19 +93,12 @@ def _policy_gradient(
 
 
 @kernel
-def _take_output_norm(
-    i: int, layout: Layout, switches: Integers, hyper: Doubles, streams: Streams, work: Workspace
-) -> None:
-    """Add what the size of a gradient is in this state, whatever action was taken, to the actor's rule."""
+def _take_logit_norm(i: int, layout: Layout, streams: Streams, work: Workspace) -> None:
+    """Add the size of the gradient of a logit drawn at random to the actor's rule."""
     y = output(ACTOR, layout, streams.activations[i])
-    d, spare = work.gradient[0], work.gradient[1]
-    if switches[HEAD] != CATEGORICAL:
-        noise = spare[: len(y) // 2]
-        fill_normal(streams.random[i], noise)
-        gaussian_score(switches[HEAD], y, noise, hyper, d)
-    else:
-        d[: len(y)] = -1.0 / len(y)
-        d[uniform_index(streams.random[i], len(y))] += 1.0
+    d = work.gradient[0]
+    d[: len(y)] = -1.0 / len(y)
+    d[uniform_index(streams.random[i], len(y))] += 1.0
     propagate(i, ACTOR, OUTPUT_NORM, layout, streams, work)
 
 

@@ -30,8 +30,8 @@ class StreamConfig:
     preset: Preset = Preset.DEFAULT
     """default, or reference for the published behaviour."""
     rule: Rule = Rule.INTENTIONAL
-    """obgd, adaptive_obgd, intentional, intentional_fisher (Gaussian policies), sgd or adam. With discrete
-    actions, intentional is about logits, see `rules.intentional`."""
+    """obgd, adaptive_obgd, intentional, sgd or adam. With discrete actions, intentional is about logits, see
+    `rules.intentional`."""
     gamma: float = 0.99
     """Discount; in [0, 1)."""
     trace_lambda: float = 0.8
@@ -67,12 +67,7 @@ class StreamConfig:
     @property
     def sees_time(self) -> bool:
         """Whether the episode's time is an input."""
-        return self.time_input and self.preset is Preset.REFERENCE and not self.rule.is_intentional
-
-
-def _refuse_policy_rule(config: StreamConfig) -> None:
-    if config.rule is Rule.INTENTIONAL_FISHER:
-        raise ValueError("rule intentional_fisher is for policies, here use intentional")
+        return self.time_input and self.preset is Preset.REFERENCE and self.rule is not Rule.INTENTIONAL
 
 
 @dataclass
@@ -82,10 +77,6 @@ class StreamTDConfig(StreamConfig):
     time_input: bool = False
     """With preset=reference and a rule that is not intentional: the episode's time is an input. Not as
     released, and without bound in a series that has no episodes."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _refuse_policy_rule(self)
 
 
 @dataclass
@@ -108,7 +99,6 @@ class StreamQConfig(StreamConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _refuse_policy_rule(self)
         checks.within(self, "[0, 1]", "epsilon_start", "epsilon_end")
         checks.at_least(self, 1, "exploration_steps")
         checks.above(self, 1, "repeat_exponent")
@@ -163,9 +153,6 @@ class StreamQACConfig(StreamPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _refuse_policy_rule(self)
-        if self.actor_rule is Rule.INTENTIONAL_FISHER:
-            raise ValueError("actor_rule intentional_fisher is for log probabilities, here use intentional")
         if self.preset is Preset.REFERENCE:
             raise ValueError("preset=reference: nothing is known to be released of this method, use default")
 

@@ -100,16 +100,6 @@ def gaussian_gradient(
 
 
 @kernel
-def gaussian_score(head: int, y: Reals, noise: Doubles, hyper: Doubles, d: Reals) -> None:
-    """Write the gradient of log N(a) by the outputs at a = mu + sigma noise into d (2 A,)."""
-    dim = len(noise)
-    for k in range(dim):
-        sigma, slope = deviation(head, y[dim + k], hyper)
-        d[k] = noise[k] / sigma
-        d[dim + k] = (noise[k] * noise[k] - 1.0) / sigma * slope
-
-
-@kernel
 def softmax(y: Reals, p: Reals) -> None:
     """Write the probabilities of logits y (A,) into p (A,)."""
     top = y[argmax(y)]

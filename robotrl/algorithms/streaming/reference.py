@@ -70,7 +70,7 @@ class ReferenceRule:
         self.t = 0
         self.mean_n, self.mean_square_delta, self.mean_abs_delta = 0.0, 1.0, 0.0
 
-    def step(self, g: Layers, delta: float, c: float, resets: bool, score: Layers | None = None) -> None:
+    def step(self, g: Layers, delta: float, c: float, resets: bool, moved: Layers | None = None) -> None:
         """Move the parameters.
 
         Args:
@@ -78,13 +78,13 @@ class ReferenceRule:
             delta: TD error.
             c: gamma lambda.
             resets: clear the traces afterwards.
-            score: where the normaliser does not depend on the action, what stands there for g.
+            moved: of a logit, where that is what the normaliser looks at instead of g.
         """
         self.t += 1
         past = [c * z for z in self.trace]
         self.trace = [z + gi for z, gi in zip(past, g, strict=True)]
-        if self.rule.is_intentional:
-            factor, u = self._intentional(g, delta, c, past, score)
+        if self.rule is Rule.INTENTIONAL:
+            factor, u = self._intentional(g, delta, c, past, moved)
         elif self.rule is Rule.ADAM:
             factor, u = self._adam(delta)
         elif self.rule is Rule.SGD:
@@ -114,13 +114,13 @@ class ReferenceRule:
         return self.rate, [m / (v.sqrt() + 1e-8) for m, v in zip(means, squares, strict=True)]
 
     def _intentional(
-        self, g: Layers, delta: float, c: float, past: Layers, score: Layers | None
+        self, g: Layers, delta: float, c: float, past: Layers, moved: Layers | None
     ) -> tuple[float, Layers]:
         rho = [1 / (v.sqrt() + 1e-8) for v in self._update_squares(g)]
         u = [r * z for r, z in zip(rho, self.trace, strict=True)]
         n, q = dot(g, [r * gi for r, gi in zip(rho, g, strict=True)]), dot(self.trace, u)
-        if score is not None:
-            n = dot(score, [r * gi for r, gi in zip(rho, score, strict=True)])
+        if moved is not None:
+            n = dot(moved, [r * gi for r, gi in zip(rho, moved, strict=True)])
             q = dot(past, [r * z for r, z in zip(rho, past, strict=True)]) + n
         self.mean_n += (1 - c) * (n - self.mean_n)
         mean_n = self.mean_n / (1 - c**self.t)
@@ -187,7 +187,7 @@ class ReferenceStream:
         self, reward: float, terminated: bool, truncated: bool, successor: npt.NDArray[np.float64]
     ) -> tuple[Tensor, float, float, bool]:
         """Return the successor, the scaled reward, gamma or 0 where the return ends, and `resets`."""
-        unnoticed = self.released and self.config.rule.is_intentional
+        unnoticed = self.released and self.config.rule is Rule.INTENTIONAL
         resets = terminated or (truncated and not unnoticed)
         cuts = terminated or (truncated and self.released and not unnoticed)
         self.t += 1
@@ -227,12 +227,11 @@ class ReferenceAC(ReferenceStream):
         super().__init__(config, obs_dim, kind.obs_clip)
         self.kind, self.actor, self.critic = kind, actor, critic
         self.steps = 0
-        critic_rule = Rule.INTENTIONAL if config.rule.is_intentional else config.rule
         rates = [getattr(config, f"{head}_{config.rule.rate}") for head in ("actor", "critic")]
         intentional = config.rule is Rule.INTENTIONAL and config.preset is Preset.DEFAULT
         self.moves_logits = intentional and kind.head is Head.CATEGORICAL
         self.actor_rule = ReferenceRule(config.rule, rates[0], actor, True, bounded=self.moves_logits)
-        self.critic_rule = ReferenceRule(critic_rule, rates[1], critic, is_policy=False)
+        self.critic_rule = ReferenceRule(config.rule, rates[1], critic, is_policy=False)
 
     def policy(self, layers: Layers) -> torch.distributions.Distribution:
         """pi(. | s) at the current state."""
@@ -253,9 +252,9 @@ class ReferenceAC(ReferenceStream):
         truncated: bool,
         next_obs: npt.NDArray[np.float64],
         final_obs: npt.NDArray[np.float64],
-        other: Tensor | None = None,
+        logit: int | None = None,
     ) -> None:
-        """Learn from one transition; `other` is the independent action, or logit, of the normaliser."""
+        """Learn from one transition; `logit` is the one drawn for the normaliser, where it moves logits."""
         ended = terminated or truncated
         self.steps += 1
         next_state, reward, gamma, resets = self.take(
@@ -271,16 +270,14 @@ class ReferenceAC(ReferenceStream):
         objective = policy.log_prob(torch.as_tensor(action)).sum()
         objective = objective + self.config.entropy_coef * sign * policy.entropy().sum()
         g_actor = gradient(objective, actor)
-        score = None
-        if other is not None and self.moves_logits:
+        moved = None
+        if logit is not None:
             y = network(actor, self.state)
-            score = gradient(y[other] - y.mean(), actor)
-        elif other is not None:
-            score = gradient(self.policy(actor).log_prob(other).sum(), actor)
+            moved = gradient(y[logit] - y.mean(), actor)
         c = self.config.gamma * self.config.trace_lambda
         self.critic_rule.step(gradient(value, critic), delta, c, resets)
         if self.steps > self.config.actor_rest_steps:
-            self.actor_rule.step(g_actor, delta, c, resets, score)
+            self.actor_rule.step(g_actor, delta, c, resets, moved)
         if ended:
             self.start(next_obs)
         else:

@@ -93,8 +93,8 @@ def make_switches(config: StreamConfig, head: Head) -> Integers:
     switches = np.zeros(NUM_SWITCHES, np.int64)
     switches[NORMALIZE_OBS] = config.normalize_obs
     switches[SCALE_REWARD] = config.scale_reward
-    switches[TRUNCATION_ENDS] = released and not config.rule.is_intentional
-    switches[TRUNCATION_UNNOTICED] = released and config.rule.is_intentional
+    switches[TRUNCATION_ENDS] = released and config.rule is not Rule.INTENTIONAL
+    switches[TRUNCATION_UNNOTICED] = released and config.rule is Rule.INTENTIONAL
     switches[LEAK] = released
     switches[EPISODE_STEPS] = config.episode_steps if config.sees_time else 0
     switches[HEAD] = head.code

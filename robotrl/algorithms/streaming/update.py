@@ -13,7 +13,6 @@ from robotrl.algorithms.streaming.rules.codes import (
     ADAM,
     ADAPTIVE_OBGD,
     INTENTIONAL,
-    INTENTIONAL_FISHER,
     INTENTIONAL_LOGITS,
     OBGD,
     OUTPUT_NORM,
@@ -50,7 +49,7 @@ def begin_update(rule: int, delta: float, decay: float, is_policy: bool, s: Doub
     s[UPDATES] += 1.0
     s[DECAY], s[DELTA] = decay, delta
     s[FIRST], s[SECOND] = 0.0, 0.0
-    if rule in (INTENTIONAL, INTENTIONAL_FISHER, INTENTIONAL_LOGITS):
+    if rule in (INTENTIONAL, INTENTIONAL_LOGITS):
         intentional.clip_delta(s, is_policy)
     if rule == INTENTIONAL_LOGITS:
         intentional.clip_relative_delta(s)
@@ -108,8 +107,8 @@ def _accumulate_layer(rule: int, x: Reals, d: Reals, memory: Reals, u: Reals, p:
     z = memory[TRACE, p : p + n * m].reshape(n, m)
     v = memory[min(SQUARES, len(memory) - 1), p : p + n * m].reshape(n, m)
     direction_part = u[p : p + n * m].reshape(n, m)
-    if rule in (INTENTIONAL, INTENTIONAL_FISHER, INTENTIONAL_LOGITS):
-        intentional.accumulate(x, d, z, v, direction_part, s, rule != INTENTIONAL)
+    if rule in (INTENTIONAL, INTENTIONAL_LOGITS):
+        intentional.accumulate(x, d, z, v, direction_part, s, rule == INTENTIONAL_LOGITS)
     elif rule == OUTPUT_NORM:
         intentional.add_output_norm(x, d, v, s)
     elif rule == ADAPTIVE_OBGD:
@@ -126,7 +125,7 @@ def finish_update(rule: int, s: Doubles) -> float:
     """Return the factor by which the parameters move along the direction."""
     if rule in (OBGD, ADAPTIVE_OBGD):
         s[STEP] = obgd.step_size(s)
-    elif rule in (INTENTIONAL, INTENTIONAL_FISHER, INTENTIONAL_LOGITS):
+    elif rule in (INTENTIONAL, INTENTIONAL_LOGITS):
         s[STEP] = intentional.step_size(s)
     elif rule == SGD:
         s[STEP] = baselines.sgd_step_size(s)

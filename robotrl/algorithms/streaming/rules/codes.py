@@ -6,7 +6,8 @@ import enum
 
 from robotrl.algorithms.streaming.compiled import constant
 
-OBGD, ADAPTIVE_OBGD, INTENTIONAL, INTENTIONAL_FISHER, SGD, ADAM = 0, 1, 2, 3, 4, 5
+# checkpoints hold these; 3 was a rule that measured no better
+OBGD, ADAPTIVE_OBGD, INTENTIONAL, SGD, ADAM = 0, 1, 2, 4, 5
 OUTPUT_NORM, INTENTIONAL_LOGITS = constant(6), constant(7)
 
 
@@ -17,20 +18,13 @@ class Rule(enum.Enum):
     ADAPTIVE_OBGD = "adaptive_obgd"
     INTENTIONAL = "intentional"
     """Of a categorical policy it fixes how far the logits move, see `rules.intentional`."""
-    INTENTIONAL_FISHER = "intentional_fisher"
-    """Intentional, a Gaussian policy's step independent of the sampled action."""
     SGD = "sgd"
     ADAM = "adam"
 
     @property
     def code(self) -> int:
         """What kernels call it."""
-        return list(Rule).index(self)
-
-    @property
-    def is_intentional(self) -> bool:
-        """Whether it fixes how far the output moves."""
-        return self in (Rule.INTENTIONAL, Rule.INTENTIONAL_FISHER)
+        return _CODES[self]
 
     @property
     def num_moments(self) -> int:
@@ -42,9 +36,19 @@ class Rule(enum.Enum):
         """What its one hyperparameter is called."""
         if self in (Rule.OBGD, Rule.ADAPTIVE_OBGD):
             return "kappa"
-        return "eta" if self.is_intentional else "learning_rate"
+        return "eta" if self is Rule.INTENTIONAL else "learning_rate"
+
+
+_CODES = {
+    Rule.OBGD: OBGD,
+    Rule.ADAPTIVE_OBGD: ADAPTIVE_OBGD,
+    Rule.INTENTIONAL: INTENTIONAL,
+    Rule.SGD: SGD,
+    Rule.ADAM: ADAM,
+}
 
 
 def rule_name(code: int) -> str:
     """Return what a rule with this code is called."""
-    return "intentional, of logits" if code == INTENTIONAL_LOGITS else list(Rule)[code].value
+    names = {number: rule.value for rule, number in _CODES.items()}
+    return names.get(code, "intentional, of logits" if code == INTENTIONAL_LOGITS else "one that is gone")

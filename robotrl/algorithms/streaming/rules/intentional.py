@@ -12,21 +12,20 @@ With c = gamma lambda and t updates so far,
 A policy's delta is in addition divided by the bias-corrected running mean of |delta|: its log
 probability moves in proportion to how large the error is beside the usual one.
 
-**State-dependent normalisers** (not in the paper, its open problem): n and the part of q that comes from
-the current gradient depend on the sampled action, which re-weights actions. `accumulate` can leave both
-out, and `add_output_norm` puts something in their place that depends on the state only,
+**Categorical policies** (not in the paper): as the policy becomes certain, all of grad log pi vanishes with
+1 - pi, log pi(a) has no room left to rise by eta, and a step that seeks it moves logits by eta / (1 - pi),
+without end. So what moves by eta delta is the logits y, which move log pi by less where it is certain:
+`accumulate` leaves the current gradient out of n and q, and `add_output_norm` puts in its place
 
-    n = T,     q = <c z', rho c z'> + T   with z' the trace before this step
+    n = T,     q = <c z', rho c z'> + T   with z' the trace before this step,
 
-Gaussian policies: T = E_b <s, rho s> with s = grad log pi(b|s), the trace of the Fisher matrix.
-Categorical policies: T = E_b <s, rho s> with s = grad (y_b - mean y) and b uniform, for logits y.
-Either is estimated without bias from one b drawn independently of the action taken.
+T = E_b <s, rho s> with s = grad (y_b - mean y) and b uniform, estimated without bias from one b drawn
+independently of the action taken. Their relative delta is cut at 20 too: where |delta| is next to 0 for
+thousands of steps, as in a task that is solved, a single failure is hundreds of times the usual error.
 
-A categorical policy needs that, and a trace that is not the Fisher one: as it becomes certain, all of
-grad log pi vanishes with 1 - pi, log pi(a) has no room left to rise by eta, and a step that seeks it moves
-logits by eta / (1 - pi), without end. So what moves by eta delta is the logits, which move log pi by less
-where it is certain. Their relative delta is cut at 20 too: where |delta| is next to 0 for thousands of
-steps, as in a task that is solved, a single failure is hundreds of times the usual error.
+The paper's open problem, that n depends on the sampled action and so re-weights actions, was tried for
+Gaussian policies with the trace of the Fisher matrix, T = E_b <s, rho s> with s = grad log pi(b|s), in the
+same place. It measured no better (docs/streaming.md, "Which rule") and is not kept.
 """
 
 from __future__ import annotations
