@@ -16,6 +16,7 @@ from robotrl.algorithms.off_policy.idql import IDQL, IDQLConfig, expectile_loss
 from robotrl.algorithms.off_policy.qc import QC, QCConfig
 from robotrl.core.errors import UsageError
 from robotrl.data.replay import Transitions
+from robotrl.networks.normalizer import RunningNormalizer
 from robotrl.policies.deterministic import DeterministicConfig, DeterministicPolicy
 from robotrl.policies.diffusion import DiffusionConfig, DiffusionPolicy
 from robotrl.policies.flow import FlowConfig, FlowPolicy
@@ -29,21 +30,23 @@ from robotrl.policies.gaussian import (
 SMALL = {"hidden": [16, 16], "learning_rate": 1e-2, "tau": 0.1}
 
 
-def flow(**options) -> FlowPolicy:
-    return FlowPolicy(SPECS, FlowConfig(hidden=[16, 16], steps=4, normalize_obs=False, **options), rng(0))
+def flow(normalize_obs: bool = False, **options) -> FlowPolicy:
+    config = FlowConfig(hidden=[16, 16], steps=4, normalize_obs=normalize_obs, **options)
+    return FlowPolicy(SPECS, config, rng(0))
 
 
-def diffusion() -> DiffusionPolicy:
-    config = DiffusionConfig(hidden=[16, 16], time_dim=8, steps=4, normalize_obs=False)
+def diffusion(normalize_obs: bool = False) -> DiffusionPolicy:
+    config = DiffusionConfig(hidden=[16, 16], time_dim=8, steps=4, normalize_obs=normalize_obs)
     return DiffusionPolicy(SPECS, config, rng(0))
 
 
-def gaussian() -> SquashedGaussianPolicy:
-    return SquashedGaussianPolicy(SPECS, SquashedGaussianConfig(hidden=[16], normalize_obs=False), rng(0))
+def gaussian(normalize_obs: bool = False) -> SquashedGaussianPolicy:
+    config = SquashedGaussianConfig(hidden=[16], normalize_obs=normalize_obs)
+    return SquashedGaussianPolicy(SPECS, config, rng(0))
 
 
-def unsquashed() -> GaussianPolicy:
-    return GaussianPolicy(SPECS, GaussianConfig(hidden=[16], normalize_obs=False), rng(0))
+def unsquashed(normalize_obs: bool = False) -> GaussianPolicy:
+    return GaussianPolicy(SPECS, GaussianConfig(hidden=[16], normalize_obs=normalize_obs), rng(0))
 
 
 def make(algorithm, base, config: OffPolicyConfig):
@@ -68,9 +71,10 @@ def test_state_round_trip_continues_bit_for_bit(name, base):
         with pytest.raises(UsageError, match="policy=flow"):
             make(algorithm, base(), config)
         return
-    a, b = (make(algorithm, base(), config) for _ in range(2))
+    a, b = (make(algorithm, base(normalize_obs=True), config) for _ in range(2))
     for i in range(3):
-        a.update(random_batch(i))
+        batch = random_batch(i)
+        a.observe(batch.obs), a.update(batch)
     b.load_state_dict(copy.deepcopy(a.state_dict()))
     for i in range(3, 6):
         a.update(random_batch(i)), b.update(random_batch(i))
@@ -79,6 +83,48 @@ def test_state_round_trip_continues_bit_for_bit(name, base):
     assert torch.equal(a.critic.online.net.flat, b.critic.online.net.flat)
     obs = {"policy": torch.randn(5, 3, generator=rng(9))}
     assert torch.equal(a.act(obs), b.act(obs))
+
+
+@pytest.mark.parametrize("base", [flow, gaussian])
+def test_expos_two_bases_see_observations_by_the_same_statistics(base):
+    algorithm = make(EXPO, base(normalize_obs=True), CASES["expo"][1])
+    algorithm.observe({"policy": 5.0 + torch.randn(64, 3, generator=rng(1))})
+    for policy in (algorithm.policy, algorithm.policy.base, algorithm.imitation.policy):
+        assert policy.normalizer is algorithm.policy.normalizer
+    counts = [module.count for module in algorithm.policy.modules() if isinstance(module, RunningNormalizer)]
+    assert [int(count) for count in counts] == [64]
+
+
+def test_fql_explores_by_the_flow_policy_until_there_is_something_to_distil():
+    algorithm = make(FQL, flow(), CASES["fql"][1])
+    obs = {"policy": torch.randn(500, 3, generator=rng(1))}
+    algorithm.rng.manual_seed(2)
+    expected = algorithm.policy.flow.act(obs, rng=rng(2))
+    assert torch.equal(algorithm.act(obs), expected)
+    algorithm.update(random_batch(0))
+    algorithm.rng.manual_seed(3)
+    assert torch.equal(algorithm.act(obs), algorithm.policy.act(obs, rng=rng(3)))
+
+
+@pytest.mark.parametrize(
+    ("preset", "chosen_by"),
+    [(Preset.RELEASED, lambda q: q.amin(0)), (Preset.CORRECTED, lambda q: q.mean(0) - 0.5 * q.std(0))],
+)
+def test_what_acts_is_chosen_by_all_critics(preset, chosen_by):
+    algorithm = make(EXPO, flow(), EXPOConfig(**SMALL, **FEW, preset=preset))
+    for i in range(3):
+        algorithm.update(random_batch(i))
+    policy, features = algorithm.policy, torch.randn(6, 3, generator=rng(1))
+    choice = policy.improve(features, policy.draw_noise((6,), rng(2)))
+    values = torch.stack(
+        [
+            chosen_by(policy.critics(features, choice.candidates[:, k]))
+            for k in range(choice.candidates.shape[1])
+        ],
+        1,
+    )
+    best = choice.candidates[torch.arange(6), values.argmax(1)]
+    torch.testing.assert_close(choice.action, best, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["expo", "qc", "idql"])

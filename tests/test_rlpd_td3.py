@@ -111,6 +111,16 @@ def test_td3_updates_equal_a_float64_reference():
         close(mine.flat, theirs.flat)
 
 
+def test_td3_starts_its_target_from_the_trained_policy_too():
+    def policy(seed: int) -> DeterministicPolicy:
+        return DeterministicPolicy(SPECS, DeterministicConfig(hidden=[8]), rng(seed))
+
+    trained, ours = policy(5), TD3(SPECS, policy(0), TD3Config(hidden=[8]), rng(1))
+    ours.start_from(trained)
+    assert torch.equal(ours.policy.net.flat, trained.net.flat)
+    assert torch.equal(ours.target_net.flat, trained.net.flat)
+
+
 def test_td3_refuses_a_policy_with_a_density():
     policy = SquashedGaussianPolicy(SPECS, SquashedGaussianConfig(hidden=[8]), rng())
     with pytest.raises(UsageError, match="policy=deterministic"):

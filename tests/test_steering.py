@@ -134,6 +134,10 @@ def test_a_pretrained_policy_is_started_from_and_improved(tmp_path):
         "total_steps=0",
         "algorithm.offline_updates=3",
     ]
+    with pytest.raises(UsageError, match="nothing would be learned: set total_steps above 0"):
+        train(compose([*tiny, *data, *imitate, "algorithm.offline_updates=0"]), show_progress=False)
+    with pytest.raises(UsageError, match="set total_steps=0, got 10"):
+        train(compose([*tiny, *data, *imitate, "total_steps=10"]), show_progress=False)
     run = train(compose([*tiny, *data, *imitate]), show_progress=False)
     words = [f"algorithm.init_from={run}", "algorithm.learning_starts=20", "algorithm.batch_size=8"]
     steer = ["algorithm=dsrl", *words, "total_steps=40", "task.episode_length_s=0.4"]

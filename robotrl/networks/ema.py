@@ -14,18 +14,19 @@ M = TypeVar("M", bound=nn.Module)
 class Ema(Generic[M]):
     """A copy of a module that follows it: average <- average + rate (module - average).
 
-    Buffers (the statistics of normalisers) are not averaged but copied.
+    Buffers are not averaged but copied.
 
     Args:
         module: what is followed.
         rate: share of the difference taken over at each update, in (0, 1].
+        shared: a part of the module that the copy is to share with it, such as a normaliser; None for none.
 
     Attributes:
         module: the average; takes no gradients.
     """
 
-    def __init__(self, module: M, rate: float) -> None:
-        self.module = copy.deepcopy(module).requires_grad_(False)
+    def __init__(self, module: M, rate: float, shared: nn.Module | None = None) -> None:
+        self.module = copy.deepcopy(module, {id(shared): shared}).requires_grad_(False)
         self.rate = rate
         self._followed = module
 

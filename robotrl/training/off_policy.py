@@ -50,6 +50,16 @@ class OffPolicyLoop(Loop):
         config = algorithm.config
         if config.offline_updates and data is None:
             raise UsageError("algorithm.offline_updates needs data to learn from: give data=PATH")
+        if not total_steps and not config.offline_updates:
+            raise UsageError(
+                "nothing would be learned: set total_steps above 0, or algorithm.offline_updates to learn "
+                "from data"
+            )
+        if total_steps and not algorithm.learns_online:
+            raise UsageError(
+                f"{type(algorithm).__name__} learns from data alone and takes no environment steps: "
+                f"set total_steps=0, got {total_steps}"
+            )
         super().__init__(env, algorithm, total_steps, torch_threads)
         self.offline_updates = self.offline_left = config.offline_updates
         dims = {group: env.specs.obs_dim(group) for group in algorithm.obs_groups}
@@ -115,8 +125,9 @@ class OffPolicyLoop(Loop):
         if not self.buffer.size:
             return self.data.sample(config.batch_size, rng, horizon, config.gamma)
         share = config.offline_fraction
-        if share is None:
-            share = self.data.size / (self.data.size + self.buffer.size)
+        if share is None:  # every transition is as likely as any other
+            among = self.data.size / (self.data.size + self.buffer.size)
+            share = float((torch.rand(config.batch_size, generator=rng) < among).float().mean())
         mix = ReplayMix({"data": (self.data, share), "experience": (self.buffer, 1.0 - share)})
         return mix.sample(config.batch_size, rng, horizon, config.gamma)
 

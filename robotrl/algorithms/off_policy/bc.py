@@ -23,7 +23,7 @@ from robotrl.policies.policy import HasBcLoss, Policy
 
 @dataclass
 class BCConfig(ReplayConfig):
-    """Hyperparameters of behaviour cloning; it has no use for environment steps (`total_steps=0`)."""
+    """Hyperparameters of behaviour cloning; it takes no environment steps (`total_steps=0`)."""
 
     offline_updates: int = 20_000
     """Updates on `data` before the first environment step; >= 0."""
@@ -35,6 +35,7 @@ class BC(ReplayLearner):
     config_class: ClassVar[type] = BCConfig
     default_policy: ClassVar[type[Policy]] = FlowPolicy
     requires: ClassVar[tuple[type, ...]] = (HasBcLoss,)
+    learns_online: ClassVar[bool] = False
 
     def __init__(self, specs: Specs, policy: Policy, config: BCConfig, rng: torch.Generator) -> None:
         super().__init__(specs, policy, config, rng)

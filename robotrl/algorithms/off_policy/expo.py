@@ -10,7 +10,8 @@ is needed, N samples of it and n edits of them are proposed and the critic choos
     L_alpha = -E[log alpha (log pi(e|s, a_b) + target_entropy)]
 
 What acts is the exponential average of the base, with the target critics; targets are made with the base
-itself.
+itself. Acting, all critics choose, by mean - pessimism std of what they say, so that the decision is a
+function of observation and noise and can be exported.
 
 Differences from the released code, each of them a correction (`preset=released` gives its behaviour):
 - the entropy is that of the unscaled edit e. The released code measures the scaled edit's, whose largest
@@ -19,6 +20,10 @@ Differences from the released code, each of them a correction (`preset=released`
 - edited candidates are cut to [-1, 1], so that nothing outside of the action range is chosen;
 - S chooses and a disjoint S' values, which takes away most of the bias of choosing by what one is valued by;
 - edits are learned at samples of the base, where they are used, not at the data's actions.
+
+Other than there in either preset: acting, the released code asks a random pair of critics (`released`: the
+least of all of them); it starts with initial_alpha 1, has critics and edit policy of 3 x 256, and decays
+weights (1e-4) and learning rate of the base.
 
 `edit=jitter` is the control that every use of EXPO needs: uniform edits of the same size, nothing learned.
 """
@@ -144,7 +149,7 @@ class EXPO(OffPolicyAlgorithm):
         return CandidatePolicy(
             base,
             critics,
-            Aggregate.MEAN_MINUS_STD,
+            Aggregate.MEAN_MINUS_STD if config.preset is Preset.CORRECTED else Aggregate.MIN,
             config.pessimism,
             config.num_samples,
             _make_edit(base, config, rng) if config.num_edits else None,
@@ -158,9 +163,8 @@ class EXPO(OffPolicyAlgorithm):
         critic = Critic(copy.deepcopy(policy.critics), config, target=policy.critics)
         super().__init__(specs, policy, config, rng, critic)
         self.imitation = Imitation(policy.base, config.learning_rate, rng)
-        self.average = Ema(policy.base, config.base_ema)
+        self.average = Ema(policy.base, config.base_ema, shared=policy.normalizer)
         policy.base = self.average.module
-        policy.base.normalizer = policy.normalizer
         self.edits: EditLearner | None = None
         if not isinstance(policy.edit, Edit):
             return

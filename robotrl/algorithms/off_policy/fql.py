@@ -28,7 +28,7 @@ from robotrl.algorithms.off_policy.imitation import Imitation
 from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
 from robotrl.core import checks
 from robotrl.core.errors import UsageError
-from robotrl.core.types import Specs
+from robotrl.core.types import Obs, Specs
 from robotrl.data.replay import Transitions
 from robotrl.networks.critic import Aggregate
 from robotrl.networks.mlp import Activation, Norm
@@ -114,6 +114,12 @@ class FQL(OffPolicyAlgorithm):
         self.policy_optimizer = torch.optim.Adam(
             policy.one_step.parameters(), lr=config.learning_rate, fused=True
         )
+
+    @torch.no_grad()
+    def act(self, obs: Obs) -> Tensor:
+        """Draw exploring decisions: the flow policy's until there is something to distil."""
+        policy = self.policy if self.num_updates else self.policy.flow
+        return policy.act(obs, rng=self.rng)
 
     def target(self, batch: Transitions) -> Tensor:
         """R + gamma (1 - terminated) mean_i Q'_i(s', mu(s', z')), (B,)."""

@@ -23,10 +23,12 @@ class ReplayLearner(Algorithm):
 
     Attributes:
         needs_origin: whether it improves a policy that must have been trained before (`config.init_from`).
+        learns_online: whether it has a use for environment steps.
     """
 
     loop: ClassVar[str] = "off_policy"
     needs_origin: ClassVar[bool] = False
+    learns_online: ClassVar[bool] = True
     default_num_envs: ClassVar[int] = 1
 
     def __init__(self, specs: Specs, policy: Policy, config: ReplayConfig, rng: torch.Generator) -> None:
