@@ -245,6 +245,14 @@ def test_impossible_stages_are_refused(options, message):
         GoRLConfig(**options)
 
 
+def test_a_training_too_short_for_its_stages_is_refused():
+    algorithm = gorl_loop(stages=[1.0, 1.0, 2.0], data_share=0.05).algorithm
+    algorithm.check_length(20.0)  # 0.05 of them are one rollout
+    with pytest.raises(UsageError, match=r"make 19 rollouts .* it takes 20 for each of the 3 stages"):
+        algorithm.check_length(19.0)
+    gorl_loop(stages=[1.0]).algorithm.check_length(0.5)
+
+
 @pytest.mark.parametrize("options", [{"validation_share": 1.0}, {"epochs": 0}, {"learning_rate": 0.0}])
 def test_impossible_fits_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -20,6 +20,7 @@ class OnPolicyLoop(Loop):
     algorithm: PPO
 
     def __init__(self, env: Env, algorithm: PPO, total_steps: int, torch_threads: int) -> None:
+        algorithm.check_length(total_steps / (algorithm.config.num_steps * env.num_envs))
         super().__init__(env, algorithm, total_steps, torch_threads)
         dims = {group: env.specs.obs_dim(group) for group in env.specs.observation}
         self.buffer = RolloutBuffer(algorithm.config.num_steps, env.num_envs, dims, env.specs.action_dim)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -104,6 +105,21 @@ class GoRL(PPO):
         self._obs, self._actions = list[Tensor](), list[Tensor]()
         self._start = copy.deepcopy(super().state_dict())
         self._ends = [end / sum(config.stages) for end in itertools.accumulate(config.stages)]
+
+    def check_length(self, num_rollouts: float) -> None:
+        """Refuse fewer rollouts than give each stage, and each decoder's data, one of their own."""
+        if len(self._ends) == 1:
+            return
+        starts = [0.0, *self._ends]
+        learning = [end - start - self.config.data_share for start, end in itertools.pairwise(starts[:-1])]
+        shortest = min(*learning, self.config.data_share, 1.0 - starts[-2])
+        needed = math.ceil(1.0 / shortest - 1e-9)
+        if num_rollouts < needed:
+            raise UsageError(
+                f"total_steps make {num_rollouts:g} rollouts (algorithm.num_steps x num_envs steps each); "
+                f"it takes {needed} for each of the {len(self._ends)} stages and each decoder's data to have "
+                "one: raise total_steps, lower num_envs or give fewer algorithm.stages"
+            )
 
     def update(self, batch: Rollout, progress: float = 0.0) -> dict[str, Tensor]:
         """Learn from one rollout, or keep it for the decoder.

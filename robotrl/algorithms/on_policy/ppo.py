@@ -104,6 +104,13 @@ class PPO(Algorithm):
         self.learning_rate = config.learning_rate
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, eps=1e-5, fused=True)
 
+    def check_length(self, num_rollouts: float) -> None:
+        """Refuse a training that is too short for the method; PPO takes any.
+
+        Raises:
+            UsageError: `num_rollouts` are too few.
+        """
+
     @torch.no_grad()
     def sample(self, obs: Obs) -> tuple[Tensor, Tensor]:
         """Draw actions (N, A), not yet cut at the actuators' limits, and their log density (N,)."""
