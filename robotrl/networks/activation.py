@@ -82,6 +82,10 @@ def layer_norm(x: Tensor, gain: Tensor, shift: Tensor) -> list[Tensor]:
         gain: (1, H) or (E, 1, H).
         shift: shaped like `gain`.
     """
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        var, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+        rstd = (var + EPS).rsqrt()
+        return [(x - mean) * rstd * gain + shift, mean, rstd]
     if x.ndim == 2:
         return list(torch.native_layer_norm(x, x.shape[-1:], gain[0], shift[0], EPS))
     members = [layer_norm(*member) for member in zip(x, gain, shift, strict=True)]
@@ -101,6 +105,13 @@ def layer_norm_backward(
         gain: what it took.
         slots: where the gradients of gain and shift are written; empty skips them.
     """
+    if torch.compiler.is_compiling():
+        unit = (x - mean) * rstd
+        if slots:
+            slots[0].copy_((grad * unit).sum(-2, keepdim=True))
+            slots[1].copy_(grad.sum(-2, keepdim=True))
+        grad = grad * gain
+        return rstd * (grad - grad.mean(-1, keepdim=True) - unit * (grad * unit).mean(-1, keepdim=True))
     if x.ndim == 2:
         wants = [True, bool(slots), bool(slots)]
         # the kernel asks for the shift, whose values it does not use

@@ -1,16 +1,53 @@
-"""Adam on one flat parameter vector."""
+"""Adam on one flat parameter vector, and on the parameters of a module."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8
+
+
+@torch.no_grad()
+def adam_step(
+    parameter: Tensor,
+    grad: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    num_steps: Tensor,
+    learning_rate: float,
+    betas: tuple[float, float] = BETAS,
+    eps: float = EPS,
+) -> None:
+    """Do one step of Adam (Kingma & Ba 2015, arXiv:1412.6980, end of section 2) in place.
+
+    Args:
+        parameter: what descends.
+        grad: shaped like it.
+        mean: first moment, shaped like it.
+        square: second moment, shaped like it.
+        num_steps: () steps done before; no float64, whose changes in place torch.compile loses (torch 2.13).
+        learning_rate: step size.
+        betas: decay of the moments.
+        eps: added to the root of the second moment.
+    """
+    first, second = betas
+    num_steps.add_(1)
+    count = num_steps.double()
+    mean.lerp_(grad, 1.0 - first)
+    square.mul_(second).addcmul_(grad, grad, value=1.0 - second)
+    correction = (1.0 - second**count).sqrt_()
+    denominator = square.sqrt().add_(eps * correction)
+    scale = learning_rate * correction / (1.0 - first**count)
+    parameter.addcdiv_(mean * -scale, denominator)
 
 
 class FlatAdam:
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1) for a parameter that is one vector.
+    """Adam for a parameter that is one vector.
 
     The same numbers as `torch.optim.Adam`, whose per-call bookkeeping costs several times the
     arithmetic at the sizes of robot controllers.
@@ -26,34 +63,55 @@ class FlatAdam:
         self,
         flat: Tensor,
         learning_rate: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        betas: tuple[float, float] = BETAS,
+        eps: float = EPS,
     ) -> None:
         self.flat = flat
         self.learning_rate = learning_rate
         self.betas, self.eps = betas, eps
         self.mean = torch.zeros_like(flat, requires_grad=False)
         self.square = torch.zeros_like(flat, requires_grad=False)
-        self.num_steps = 0
+        self.num_steps = torch.zeros((), dtype=torch.int64, device=flat.device)
 
-    @torch.no_grad()
     def step(self, grad: Tensor) -> None:
         """Descend along `grad`, shaped like the parameter."""
-        first, second = self.betas
-        self.num_steps += 1
-        self.mean.lerp_(grad, 1.0 - first)
-        self.square.mul_(second).addcmul_(grad, grad, value=1.0 - second)
-        correction = math.sqrt(1.0 - second**self.num_steps)
-        denominator = self.square.sqrt().add_(self.eps * correction)
-        scale = self.learning_rate * correction / (1.0 - first**self.num_steps)
-        self.flat.addcdiv_(self.mean, denominator, value=-scale)
+        adam_step(
+            self.flat, grad, self.mean, self.square, self.num_steps, self.learning_rate, self.betas, self.eps
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return both moments and the step count."""
-        return {"mean": self.mean, "square": self.square, "num_steps": self.num_steps}
+        return {"mean": self.mean, "square": self.square, "num_steps": int(self.num_steps)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
         self.mean.copy_(state["mean"])
         self.square.copy_(state["square"])
-        self.num_steps = state["num_steps"]
+        self.num_steps.fill_(state["num_steps"])
+
+
+class ModuleAdam(torch.optim.Adam):
+    """torch's fused Adam, with a step that can be part of a compiled update (`step` cannot).
+
+    Args:
+        parameters: what descends.
+        learning_rate: step size.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
+        super().__init__(parameters, lr=learning_rate, betas=BETAS, eps=EPS, fused=True)
+
+    def descend(self, loss: Tensor) -> None:
+        """Do one step along the gradients of `loss`, ()."""
+        parameters: Sequence[nn.Parameter] = self.param_groups[0]["params"]
+        grads = torch.autograd.grad(loss, parameters)
+        if not torch.compiler.is_compiling():
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad
+            self.step()
+            return
+        for parameter, grad in zip(parameters, grads, strict=True):
+            state = self.state[parameter]
+            adam_step(
+                parameter, grad, state["exp_avg"], state["exp_avg_sq"], state["step"], self.defaults["lr"]
+            )

@@ -240,7 +240,7 @@ class MLP(nn.Module):
 
     def _views(self) -> list[Tensor]:
         """Views of the parameters per layer, made again when the storage moved (deepcopy, double())."""
-        if torch.compiler.is_exporting():  # a traced tensor has no address
+        if torch.compiler.is_compiling():  # a traced tensor has no address
             return self.split(self.flat)
         address = self.flat.data_ptr()
         if self._views_of != (address, self.flat.dtype):

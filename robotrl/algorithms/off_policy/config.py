@@ -74,6 +74,8 @@ class OffPolicyConfig(ReplayConfig):
     """Bins of a classifying critic; >= 2."""
     critic_groups: list[str] = field(default_factory=lambda: ["policy"])
     """Observation groups of the critics; add "privileged" for asymmetric critics."""
+    compile: bool = False
+    """Whether updates are compiled by torch.compile; the first ones take minutes. Needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,6 +31,7 @@ from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs, Specs
 from robotrl.data.replay import Transitions
 from robotrl.networks.critic import Aggregate
+from robotrl.networks.flat_adam import ModuleAdam
 from robotrl.networks.mlp import Activation, Norm
 from robotrl.policies.decoding import DecodingPolicy
 from robotrl.policies.flow import FlowPolicy
@@ -111,9 +112,7 @@ class FQL(OffPolicyAlgorithm):
     ) -> None:
         super().__init__(specs, policy, config, rng)
         self.imitation = Imitation(policy.flow, config.learning_rate, rng)
-        self.policy_optimizer = torch.optim.Adam(
-            policy.one_step.parameters(), lr=config.learning_rate, fused=True
-        )
+        self.policy_optimizer = ModuleAdam(policy.one_step.parameters(), config.learning_rate)
 
     @torch.no_grad()
     def act(self, obs: Obs) -> Tensor:
@@ -140,11 +139,11 @@ class FQL(OffPolicyAlgorithm):
             distilled = (uncut - flowed).square().mean()
             action = uncut.clamp(-1.0, 1.0)
             values, pull = self.critic.online.with_gradient(self.critic_features(batch.obs), action.detach())
-            weight = 1.0 / values.abs().mean().clamp(min=1e-6) if config.normalize_q else torch.ones(())
+            weight = 1.0 / values.abs().mean().clamp(min=1e-6) if config.normalize_q else 1.0
             climb = pull(torch.full_like(values, -1 / values.numel()) * weight)
-            self.policy_optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward([config.distill_weight * distilled, action], [torch.ones(()), climb])
-        self.policy_optimizer.step()
+            # whose gradient by the action is what the critics pull
+            loss = config.distill_weight * distilled + (action * climb).sum()
+        self.policy_optimizer.descend(loss)
         return {
             "loss/imitation": imitated,
             "loss/distillation": distilled.detach(),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robotrl.networks.flat_adam import ModuleAdam
 from robotrl.policies.policy import HasBcLoss, Policy
 
 
@@ -22,7 +23,7 @@ class Imitation:
     def __init__(self, policy: Policy, learning_rate: float, rng: torch.Generator) -> None:
         assert isinstance(policy, HasBcLoss)
         self.policy, self._rng = policy, rng
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate, fused=True)
+        self.optimizer = ModuleAdam(policy.parameters(), learning_rate)
 
     def fit(
         self, features: Tensor, action: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
@@ -37,9 +38,7 @@ class Imitation:
         """
         with torch.enable_grad():
             loss = self.policy.bc_loss(features, action, self._rng, weight=weight, mask=mask).mean()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-        self.optimizer.step()
+        self.optimizer.descend(loss)
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:

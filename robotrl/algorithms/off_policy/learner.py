@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robotrl.algorithms.algorithm import Algorithm
+from robotrl.algorithms.off_policy.compiled import CompiledStep, Step
 from robotrl.algorithms.off_policy.config import OffPolicyConfig, ReplayConfig
 from robotrl.algorithms.off_policy.critic import Critic, make_critics
 from robotrl.core.errors import UsageError
@@ -133,6 +134,9 @@ class OffPolicyAlgorithm(ReplayLearner):
             )
         self.critic = critic
         self.num_updates = 0
+        self._step: Step = self._learn
+        if config.compile:
+            self._step = CompiledStep(self._learn, self, critic.online.net.flat.device)
 
     @property
     def obs_groups(self) -> list[str]:
@@ -149,10 +153,11 @@ class OffPolicyAlgorithm(ReplayLearner):
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """Do one gradient step on the critics and, every `policy_delay` of them, on the policy."""
         self.num_updates += 1
+        return self._step(batch, self.num_updates % self.config.policy_delay == 0)
+
+    def _learn(self, batch: Transitions, with_policy: bool) -> dict[str, Tensor]:
         metrics = self.critic.fit(self.critic_features(batch.obs), batch.action, self.target(batch))
-        if self.num_updates % self.config.policy_delay == 0:
-            metrics |= self.update_policy(batch)
-        return metrics
+        return metrics | self.update_policy(batch) if with_policy else metrics
 
     @abstractmethod
     def target(self, batch: Transitions) -> Tensor:

@@ -94,7 +94,7 @@ class SAC(OffPolicyAlgorithm):
             self.critic.target(self.critic_features(batch.next_obs), draw.action, members)
         )
         if self.config.backup_entropy:
-            value.sub_(draw.log_prob, alpha=self.temperature.alpha)
+            value.addcmul_(self.temperature.alpha, draw.log_prob, value=-1)
         return torch.addcmul(batch.reward, batch.discount, value)
 
     def update_policy(self, batch: Transitions) -> dict[str, Tensor]:

@@ -29,9 +29,9 @@ class Temperature:
         self.optimizer = FlatAdam(self.log_alpha, learning_rate)
 
     @property
-    def alpha(self) -> float:
-        """The temperature."""
-        return float(self.log_alpha.exp())
+    def alpha(self) -> Tensor:
+        """The temperature, ()."""
+        return self.log_alpha.exp()
 
     def update(self, log_prob: Tensor) -> None:
         """Do one gradient step for the mean log density of the policy's own actions, ()."""
