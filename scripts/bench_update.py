@@ -1,23 +1,28 @@
 """Updates per second of SAC, RLPD, EXPO and FQL, ours and others', one torch thread unless told otherwise.
 
     python scripts/bench_update.py [--repeats 7] [--sample-s 1.0] [--threads 1] [--methods sac td3 ...]
+                                    [--contenders compiled sb3 ...] [--out PATH]
 
 In one process and in turns, one sample each per repeat, on random batches of 256 with 23 observations and 7
 actions, at the papers' sizes: SAC and TD3 2 x 256 (against Stable-Baselines3's `train` and, for SAC,
 CleanRL's structure in `update_peers.py`), RLPD ten critics of 2 x 256 with a policy update after 20 of them,
 EXPO ten critics of 3 x 256 and an LN-ResNet of ten steps with 8 + 8 candidates, FQL 4 x 512 (these against
-straight eager updates in `update_peers.py`). An update is a critic update with its share of the policy's.
-Ratios are medians over the repeats of ours / theirs.
+straight eager updates in `update_peers.py`), and each of ours once more with `compile=true`. An update is a
+critic update with its share of the policy's. Ratios are medians over the repeats of ours / theirs: where
+`ratio_compiled` is below 1, compiling pays. It takes minutes before the first sample (`--contenders` leaves it,
+or peers, out).
 
-Writes benchmarks/results/bench_update.json.
+Writes benchmarks/results/bench_update.json, or --out.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -69,7 +74,7 @@ class Batches:
 
 
 def ours(algorithm_class: type, config: Any, policy: dict[str, Any]) -> Advance:
-    """Return one update of an algorithm of ours."""
+    """Return one update of an algorithm of ours, after those that compile it."""
     rng = torch.Generator().manual_seed(0)
     policy_class = algorithm_class.default_policy
     base = policy_class(SPECS, policy_class.config_class(normalize_obs=False, **policy), rng)
@@ -82,6 +87,9 @@ def ours(algorithm_class: type, config: Any, policy: dict[str, Any]) -> Advance:
         algorithm.update(Transitions({"policy": obs}, action, reward, discount, {"policy": next_obs}, mask))
         return 1
 
+    if config.compile:  # each kind of update is compiled when it comes for the second time
+        for _ in range(2 * config.policy_delay):
+            advance()
     return advance
 
 
@@ -125,6 +133,17 @@ def sb3(name: str) -> Advance:
     return advance
 
 
+def with_compiled(
+    algorithm_class: type, config: Any, policy: dict[str, Any]
+) -> dict[str, Callable[[], Advance]]:
+    """Return ours, as it is and compiled."""
+    compiled = dataclasses.replace(config, compile=True)
+    return {
+        "ours": lambda: ours(algorithm_class, config, policy),
+        "compiled": lambda: ours(algorithm_class, compiled, policy),
+    }
+
+
 def makers(methods: list[str]) -> dict[str, dict[str, Callable[[], Advance]]]:
     """Return method -> contender -> what makes it; the first contender is ours."""
     two, three, four = [256, 256], [256, 256, 256], [512, 512, 512, 512]
@@ -135,24 +154,24 @@ def makers(methods: list[str]) -> dict[str, dict[str, Callable[[], Advance]]]:
     fql = FQLConfig(hidden=four)
     found: dict[str, dict[str, Callable[[], Advance]]] = {
         "sac": {
-            "ours": lambda: ours(SAC, sac, {"hidden": two}),
+            **with_compiled(SAC, sac, {"hidden": two}),
             "sb3": lambda: sb3("SAC"),
             "cleanrl": lambda: straight(update_peers.sac(OBS, ACTIONS, two)),
         },
         "td3": {
-            "ours": lambda: ours(TD3, TD3Config(hidden=two), {"hidden": two}),
+            **with_compiled(TD3, TD3Config(hidden=two), {"hidden": two}),
             "sb3": lambda: sb3("TD3"),
         },
         "rlpd": {
-            "ours": lambda: ours(RLPD, rlpd, {"hidden": two}),
+            **with_compiled(RLPD, rlpd, {"hidden": two}),
             "straight": lambda: straight(update_peers.sac(OBS, ACTIONS, two, 10, True, 20)),
         },
         "expo": {
-            "ours": lambda: ours(EXPO, expo, resnet),
+            **with_compiled(EXPO, expo, resnet),
             "straight": lambda: straight(update_peers.expo(OBS, ACTIONS, three, 20)),
         },
         "fql": {
-            "ours": lambda: ours(FQL, fql, {"hidden": four}),
+            **with_compiled(FQL, fql, {"hidden": four}),
             "straight": lambda: straight(update_peers.fql(OBS, ACTIONS, four)),
         },
     }
@@ -176,11 +195,14 @@ def main() -> None:
     parser.add_argument("--sample-s", type=float, default=1.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--methods", nargs="+", default=["sac", "td3", "rlpd", "expo", "fql"])
+    parser.add_argument("--contenders", nargs="+", help="beside ours; all unless given")
+    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     document: dict[str, Any] = {"provenance": provenance(), "threads": args.threads, "methods": {}}
     for method, contenders in makers(args.methods).items():
-        advances = {name: make() for name, make in contenders.items()}
+        wanted = {"ours", *(args.contenders or contenders)}
+        advances = {name: make() for name, make in contenders.items() if name in wanted}
         for advance in advances.values():
             rate(advance, args.sample_s / 2)  # warm
         rates: dict[str, list[float]] = {name: [] for name in advances}
@@ -193,7 +215,7 @@ def main() -> None:
             cell[f"ratio_{name}"] = statistics.median(ratios)
         document["methods"][method] = cell
         print(method, {k: (round(v, 2) if isinstance(v, float) else v) for k, v in cell.items()}, flush=True)
-        write_json(OUT, document)
+        write_json(args.out, document)
 
 
 if __name__ == "__main__":

@@ -75,14 +75,15 @@ def layer_norm(x: Tensor, gain: Tensor, shift: Tensor) -> list[Tensor]:
     """Normalise over the last axis; return the output, the means and the inverse deviations.
 
     An ensemble's members go one by one through the fused kernel, which takes one gain: batched, the
-    gradient of ten of them at 256 x 256 costs three times as much (1.9 against 0.7 ms on a CPU).
+    gradient of ten of them at 256 x 256 costs three times as much (1.9 against 0.7 ms on a CPU). Compiled
+    it is written out instead, which fuses with what is around it.
 
     Args:
         x: (B, H), or (E, B, H) of an ensemble.
         gain: (1, H) or (E, 1, H).
         shift: shaped like `gain`.
     """
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():  # files keep the operator
         var, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
         rstd = (var + EPS).rsqrt()
         return [(x - mean) * rstd * gain + shift, mean, rstd]

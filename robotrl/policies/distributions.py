@@ -131,12 +131,12 @@ class SquashedDraw:
         log_prob = terms.sum(-1).add_(0.5 * _LOG_2PI * mean.shape[-1]).neg_()
         return cls(u.tanh_(), log_prob, offset)
 
-    def backprop(self, grad_action: Tensor, grad_log_prob: float) -> tuple[Tensor, Tensor]:
+    def backprop(self, grad_action: Tensor, grad_log_prob: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of mean and log_std, (B, A) each.
 
         Args:
             grad_action: (B, A).
-            grad_log_prob: the same for every row.
+            grad_log_prob: (), the same for every row.
         """
         # grad_action (1 - a^2) + grad_log_prob 2 a
         grad_mean = (2.0 * grad_log_prob - grad_action * self.action).mul_(self.action).add_(grad_action)

@@ -210,7 +210,7 @@ class HasSquashedDraw(Protocol):
         draw: SquashedDraw,
         tape: list[Tensor],
         grad_action: Tensor,
-        grad_log_prob: float,
+        grad_log_prob: Tensor,
         flat_grad: Tensor,
     ) -> None:
         """Propagate the gradients of a draw into the network's parameters."""

@@ -33,7 +33,7 @@ class SquashedHead:
         draw: SquashedDraw,
         tape: list[Tensor],
         grad_action: Tensor,
-        grad_log_prob: float,
+        grad_log_prob: Tensor,
         flat_grad: Tensor,
     ) -> None:
         """Write the gradient of the network's parameters into `flat_grad`.
@@ -42,7 +42,7 @@ class SquashedHead:
             draw: of `draw`.
             tape: of `draw`.
             grad_action: (B, A).
-            grad_log_prob: the same for every row.
+            grad_log_prob: (), the same for every row.
             flat_grad: shaped like `net.flat`.
         """
         grad_mean, grad_log_std = draw.backprop(grad_action, grad_log_prob)

@@ -40,7 +40,7 @@ class CompiledStep:
 
     def __init__(self, step: Step, owner: object, device: torch.device) -> None:
         check_compiler(device)
-        self._step, self._owner, self._device = step, owner, device
+        self._step, self._owner = step, owner
         self._draws: dict[tuple[bool, int], list[Callable[[], Tensor]]] = {}
         # replaying a CUDA graph is what spares a GPU its launches
         mode = "reduce-overhead" if device.type == "cuda" else None
@@ -53,10 +53,9 @@ class CompiledStep:
             with _NotedDraws(type(self._owner).__name__) as noted:
                 metrics = self._step(batch, with_policy)
             self._draws[kind] = noted.draws
-            return metrics
-        if self._device.type == "cuda":
             for tensor in held_tensors(self._owner):
                 torch._dynamo.mark_static_address(tensor)
+            return metrics
         drawn = [draw() for draw in self._draws[kind]]
         torch.compiler.cudagraph_mark_step_begin()
         with torch._dynamo.config.patch(trace_autograd_ops=True):
@@ -157,13 +156,12 @@ def check_compiler(device: torch.device) -> None:
     if device.type == "cuda":
         if importlib.util.find_spec("triton") is None:
             raise UsageError(
-                "algorithm.compile=true needs triton on a GPU: pip install triton, or leave algorithm.compile "
-                "at false"
+                "algorithm.compile=true needs triton on a GPU: pip install triton, or leave it at false"
             )
         return
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(compiler) is None:
         raise UsageError(
             f"algorithm.compile=true needs a C++ compiler, and there is no {compiler} on PATH: install it "
-            "(on Debian and Ubuntu: apt install g++), name another one in CXX, or leave algorithm.compile at false"
+            "(on Debian and Ubuntu: apt install g++), name another one in CXX, or leave compile at false"
         )
