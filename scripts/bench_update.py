@@ -9,8 +9,8 @@ CleanRL's structure in `update_peers.py`), RLPD ten critics of 2 x 256 with a po
 EXPO ten critics of 3 x 256 and an LN-ResNet of ten steps with 8 + 8 candidates, FQL 4 x 512 (these against
 straight eager updates in `update_peers.py`), and each of ours once more with `compile=true`. An update is a
 critic update with its share of the policy's. Ratios are medians over the repeats of ours / theirs: where
-`ratio_compiled` is below 1, compiling pays. It takes minutes before the first sample (`--contenders` leaves it,
-or peers, out).
+`ratio_compiled` is below 1, compiling pays. It takes minutes before the first sample (`--contenders` leaves
+it, or peers, out).
 
 Writes benchmarks/results/bench_update.json, or --out.
 """
