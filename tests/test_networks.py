@@ -193,7 +193,9 @@ def test_squashed_draw_and_its_gradients_equal_autograd():
 
     grad_action = torch.randn(9, 4, dtype=torch.float64)
     expected = torch.autograd.grad((action * grad_action).sum() + 0.7 * log_prob.sum(), [mean, log_std])
-    for got, reference in zip(draw.backprop(grad_action, torch.tensor(0.7)), expected, strict=True):
+    for got, reference in zip(
+        draw.backprop(grad_action, torch.tensor(0.7, dtype=torch.float64)), expected, strict=True
+    ):
         torch.testing.assert_close(got, reference, rtol=0, atol=1e-9)
 
 
