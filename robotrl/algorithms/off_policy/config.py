@@ -75,8 +75,8 @@ class OffPolicyConfig(ReplayConfig):
     critic_groups: list[str] = field(default_factory=lambda: ["policy"])
     """Observation groups of the critics; add "privileged" for asymmetric critics."""
     compile: bool = False
-    """Whether updates are compiled by torch.compile (see `compiled.py`); needs a C++ compiler. It takes a minute
-    or more at the start and makes SAC, TD3 and RLPD a tenth faster on one CPU core."""
+    """Whether updates are compiled by torch.compile (see `compiled.py`); needs a C++ compiler. It takes
+    minutes at the start and makes SAC, TD3 and RLPD a tenth faster on one CPU core."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
