@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from test_off_policy import SPECS, random_batch, rng
 
 from robotrl.algorithms.off_policy.bc import BC, BCConfig
 from robotrl.algorithms.off_policy.dsrl import DSRL, DSRLConfig
+from robotrl.algorithms.off_policy.dsrl_sac import DSRLSAC
 from robotrl.algorithms.off_policy.residual import Residual, ResidualConfig
+from robotrl.algorithms.off_policy.steering import SteeringConfig
 from robotrl.compose import compose, compose_task
 from robotrl.core.errors import UsageError
 from robotrl.policies.diffusion import DiffusionConfig, DiffusionPolicy, Sampler
@@ -23,6 +26,7 @@ from robotrl.training.train import train
 SMALL = {"hidden": [16], "learning_rate": 1e-2, "tau": 0.1}
 CASES = {
     "dsrl": (DSRL, DSRLConfig(**SMALL, noise_hidden=[16])),
+    "dsrl_sac": (DSRLSAC, SteeringConfig(**SMALL, noise_hidden=[16])),
     "residual": (Residual, ResidualConfig(**SMALL, residual_hidden=[16], num_critics=3, ramp_steps=40)),
 }
 
@@ -185,17 +189,25 @@ def test_bc_keeps_both_modes_and_a_gaussian_their_mean(pretrained):
 def test_a_frozen_base_is_improved(name, pretrained):
     """DSRL finds the noise of the paying mode; a residual of +-0.1 shifts actions towards the optimum."""
     wide = {"hidden": [64, 64], "learning_rate": 1e-3, "initial_alpha": 0.01}
+    steering = {"noise_hidden": [64, 64], "target_entropy_per_action": -1.0}
     config = {
-        "dsrl": DSRLConfig(**wide, noise_hidden=[64, 64], target_entropy_per_action=-1.0),
+        "dsrl": DSRLConfig(**wide, **steering),
+        "dsrl_sac": SteeringConfig(**wide, **steering),
         "residual": ResidualConfig(**wide, residual_hidden=[64, 64], num_critics=4, ramp_steps=0),
     }[name]
     algorithm, g = make(CASES[name][0], copy.deepcopy(pretrained), config), rng(3)
     for _ in range(600):
-        algorithm.update(bandit_batch(g))
+        batch = bandit_batch(g)
+        if name == "dsrl_sac":  # it sees the noise that an action was made from, and tries its own only
+            noise = algorithm.draw_noise(batch.obs["policy"])
+            action = algorithm.decode(batch.obs["policy"], noise)
+            reward = -1.0 - (action - 0.7).square().sum(-1)
+            batch = dataclasses.replace(batch, action=noise, reward=reward)
+        algorithm.update(batch)
     obs = {"policy": torch.zeros(256, 3)}
     base = algorithm.policy.base.act(obs, rng=rng(4))
     action = algorithm.policy.act(obs, deterministic=True, rng=rng(4))
-    if name == "dsrl":
+    if name != "residual":
         assert ((action - 0.65).abs().amax(1) < 0.3).float().mean() > 0.95
         return
     assert (action - base).abs().max() <= 0.1 + 1e-6

@@ -105,11 +105,6 @@ class Residual(OffPolicyAlgorithm):
         self.edits = EditLearner(policy.edit, temperature, config.learning_rate)
         self._decided = 0
 
-    def observe(self, obs: Obs) -> None:
-        """Merge observations into the critics' normaliser; the base's stays as it was trained."""
-        if self.critic_normalizer is not None:
-            self.critic_normalizer.update(torch.cat([obs[g] for g in self.config.critic_groups], -1))
-
     @torch.no_grad()
     def act(self, obs: Obs) -> Tensor:
         """Draw decisions, (N, h A) in [-1, 1], the first ones mostly the base's own."""
