@@ -88,6 +88,6 @@ def test_state_round_trip_in_the_middle_of_decisions():
 
 
 def test_a_replay_that_overwrites_decisions_before_they_are_over_is_refused():
-    with pytest.raises(UsageError, match="raise algorithm.replay_size above 15"):
+    with pytest.raises(UsageError, match=r"raise algorithm\.replay_size above 15"):
         NoiseReplay(15, 4, {"policy": 3}, 2, horizon=3)
     NoiseReplay(16, 4, {"policy": 3}, 2, horizon=3)

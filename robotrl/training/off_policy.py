@@ -54,8 +54,8 @@ class OffPolicyLoop(Loop):
         config = algorithm.config
         if isinstance(algorithm, LearnsNoise) and (data is not None or config.offline_updates):
             raise UsageError(
-                f"{type(algorithm).__name__} learns from the noise its decisions were made from, which data do "
-                "not have: leave data= and algorithm.offline_updates out or choose algorithm=dsrl"
+                f"{type(algorithm).__name__} learns from the noise its decisions were made from, which "
+                "data have not: leave data= and algorithm.offline_updates out or choose algorithm=dsrl"
             )
         if config.offline_updates and data is None:
             raise UsageError("algorithm.offline_updates needs data to learn from: give data=PATH")
