@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from test_generative_rl import bandit_batch, diffusion, flow, gaussian, make
 from test_off_policy import SPECS, random_batch, rng
 
 from robotrl.algorithms.off_policy.bc import BC, BCConfig
+from robotrl.algorithms.off_policy.config import Preset
 from robotrl.algorithms.off_policy.dsrl import DSRL, DSRLConfig
 from robotrl.algorithms.off_policy.dsrl_sac import DSRLSAC
 from robotrl.algorithms.off_policy.residual import Residual, ResidualConfig
@@ -58,10 +60,12 @@ def test_state_round_trip_continues_bit_for_bit(name):
         assert torch.equal(mine, theirs)
 
 
-def test_a_dsrl_update_equals_a_float64_reference():
+@pytest.mark.parametrize(("preset", "reach", "cut"), [("corrected", 1.2, 1.2), ("released", 1.0, math.inf)])
+def test_a_dsrl_update_equals_a_float64_reference(preset, reach, cut):
+    """Released, the noise reaches 1 whatever noise_magnitude says, and its critic sees all of N(0, I)."""
     config = DSRLConfig(
         hidden=[8], learning_rate=1e-2, tau=0.1, noise_hidden=[8], noise_magnitude=1.2, initial_alpha=0.3,
-        num_critics=3,
+        num_critics=3, preset=Preset(preset),
     )  # fmt: skip
     ours = make(DSRL, flow(), config)
     actor = copy.deepcopy(ours.policy.actor).double()
@@ -86,22 +90,23 @@ def test_a_dsrl_update_equals_a_float64_reference():
     now, after = batch.obs["policy"], batch.next_obs["policy"]
     with torch.no_grad():
         w, log_prob = noise(after)
-        action = base.decode(after, 1.2 * w.float())
+        action = base.decode(after, reach * w.float())
         y = batch.reward + batch.discount * (value(q_target, after, action).amin(0) - 0.3 * log_prob)
     adam = torch.optim.Adam(q.parameters(), lr=1e-2)
     (value(q, now, batch.action) - y).square().mean(1).sum().backward()
     adam.step()
     with torch.no_grad():
         q_target.flat.lerp_(q.flat, 0.1)
-        drawn = torch.empty(16, 2).normal_(generator=draws).clamp(-1.2, 1.2)
+        drawn = torch.empty(16, 2).normal_(generator=draws).clamp(-cut, cut)
         y = value(q_target, now, base.decode(now, drawn)).amin(0)
     adam = torch.optim.Adam(w_net.parameters(), lr=1e-2)
-    (value(w_net, now, drawn / 1.2) - y).square().mean(1).sum().backward()
+    (value(w_net, now, drawn / reach) - y).square().mean(1).sum().backward()
     adam.step()
     adam = torch.optim.Adam(actor.parameters(), lr=1e-2)
     w, log_prob = noise(now)
     (0.3 * log_prob - value(w_net, now, w).amin(0)).mean().backward()
     adam.step()
+    assert ours.policy(now).equal(base.decode(now, reach * ours.policy.actor.net(now)[:, :2].tanh()))
     ensembles = ours.critic.online, ours.noise_critic.online, ours.policy.actor
     for mine, theirs in zip((part.net for part in ensembles), (q, w_net, actor.net), strict=True):
         torch.testing.assert_close(mine.flat.double(), theirs.flat, rtol=0, atol=5e-5)

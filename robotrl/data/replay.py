@@ -40,6 +40,18 @@ class Transitions:
     next_obs: Obs
     mask: Tensor
 
+    def whole(self) -> Transitions:
+        """Return those windows in which all h steps happened."""
+        rows = self.mask[:, -1].bool()
+        return Transitions(
+            {group: values[rows] for group, values in self.obs.items()},
+            self.action[rows],
+            self.reward[rows],
+            self.discount[rows],
+            {group: values[rows] for group, values in self.next_obs.items()},
+            self.mask[rows],
+        )
+
 
 class Replay:
     """A ring of rows of N transitions, one row per control step; the oldest are overwritten.

@@ -12,9 +12,12 @@ pi(w|s) = b tanh of a Gaussian. Any data can be learned from, as the critic Q se
 which the policy climbs, never needs a gradient through the base.
 
 Differences: W is fitted to the same aggregate of the target critics that makes Q's target; there are
-`noise_updates` of it per critic update (the release does 10 after 20 to 30 critic updates); w in L_W is
-cut to [-b, b], where the policy acts (the release draws N(0, I) and ignores b there). Entropies are those of
-tanh before its scale b.
+`noise_updates` of it per critic update (the release does 10 after 20 to 30 critic updates). Entropies are
+those of tanh before its scale b.
+
+Corrections of the released code (`preset=released` gives its behaviour): the policy's noise reaches b, which
+the release takes as an option and ignores, so that it is 1; w in L_W is cut to [-b, b], where the policy
+acts, while the release draws all of N(0, I).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from robotrl.algorithms.off_policy.config import Preset
 from robotrl.algorithms.off_policy.critic import Critic, make_critics
 from robotrl.algorithms.off_policy.steering import Steering, SteeringConfig
 from robotrl.core import checks
@@ -37,12 +41,19 @@ from robotrl.policies.steered import SteeredPolicy
 class DSRLConfig(SteeringConfig):
     """Hyperparameters of DSRL; the base comes from `init_from`."""
 
+    preset: Preset = Preset.CORRECTED
+    """corrected or released; released, noise_magnitude counts as 1."""
     noise_updates: int = 1
     """Updates of the noise's critic per critic update; >= 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.at_least(self, 1, "noise_updates")
+
+    @property
+    def reach(self) -> float:
+        """Largest noise that the policy chooses, b or, as released, 1."""
+        return 1.0 if self.preset is Preset.RELEASED else self.noise_magnitude
 
 
 class DSRL(Steering):
@@ -73,7 +84,9 @@ class DSRL(Steering):
         """Fit the noise's critic, then climb it."""
         features, magnitude = self.policy_features(batch.obs), self.policy.actor.magnitude
         for _ in range(self.config.noise_updates):
-            noise = torch.empty_like(batch.action).normal_(generator=self.rng).clamp_(-magnitude, magnitude)
+            noise = torch.empty_like(batch.action).normal_(generator=self.rng)
+            if self.config.preset is Preset.CORRECTED:
+                noise.clamp_(-magnitude, magnitude)
             target = self._value(batch.obs, self.policy.decode(features, noise))
             fitted = self.noise_critic.fit(features, noise / magnitude, target)
         climbed = self.climb(self.noise_critic, features, features)

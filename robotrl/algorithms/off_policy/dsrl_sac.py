@@ -1,4 +1,4 @@
-r"""DSRL-SAC: soft actor-critic whose action is the noise of a frozen policy (arXiv:2506.15799, section 4).
+r"""DSRL-SAC: soft actor-critic whose action is the noise of a frozen policy (arXiv:2506.15799).
 
 The base's map a = dp(s, w) from noise w to actions becomes a part of the environment:
 
@@ -12,10 +12,9 @@ for bases that are slow (many denoising steps, large networks). In exchange it h
 action was made from: replay keeps that, one per chunk, and data of others cannot be learned from. DSRL with a
 critic over actions (`dsrl.py`) can, and learns what the noises that were not tried would have led to.
 
-Differences: observations are normalised; gamma and replay_ratio count control steps, not chunks (the release
-does 20 updates per chunk of 8 steps: `replay_ratio=2.5`); a chunk in which the episode ends is kept, and a
-time limit bootstraps. The first noises are N(0, I) cut to +-b and are stored as they were sent (the release
-denoises its first actions twice). Entropies are those of tanh before its scale b.
+Differences: observations are normalised; gamma and replay_ratio count control steps, not chunks; a chunk in
+which the episode ends is kept, and a time limit bootstraps. The first actions are the base's own (the release
+denoises them twice, which compares with nothing). Entropies are those of tanh before its scale b.
 """
 
 from __future__ import annotations

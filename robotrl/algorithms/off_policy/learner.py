@@ -162,10 +162,14 @@ class OffPolicyAlgorithm(ReplayLearner):
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """Do one gradient step on the critics and, every `policy_delay` of them, on the policy."""
         self.num_updates += 1
-        metrics = self.critic.fit(self.critic_features(batch.obs), batch.action, self.target(batch))
+        metrics = self.fit_critics(batch)
         if self.num_updates % self.config.policy_delay == 0:
             metrics |= self.update_policy(batch)
         return metrics
+
+    def fit_critics(self, batch: Transitions) -> dict[str, Tensor]:
+        """Do one gradient step on the critics."""
+        return self.critic.fit(self.critic_features(batch.obs), batch.action, self.target(batch))
 
     @abstractmethod
     def target(self, batch: Transitions) -> Tensor:

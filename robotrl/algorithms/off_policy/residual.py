@@ -13,7 +13,8 @@ The correction is used with a probability that rises from 0 to 1 over the first 
 steps (Policy Decorator's progressive exploration), so that the critics first see the base alone.
 
 Differences: base actions for updates are drawn anew instead of stored; entropies are those of the
-unscaled e.
+unscaled e. There is no preset: we know of no released form that
+behaves otherwise.
 """
 
 from __future__ import annotations

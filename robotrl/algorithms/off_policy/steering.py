@@ -51,11 +51,16 @@ class SteeringConfig(SACConfig):
         checks.above(self, 0, "noise_magnitude")
         checks.widths(self, "noise_hidden")
 
+    @property
+    def reach(self) -> float:
+        """Largest noise that the policy chooses, b."""
+        return self.noise_magnitude
+
 
 class Steering(SAC):
     """SAC whose actor chooses the noise that a frozen policy decides from.
 
-    Until the first update the noise is the policy's own, N(0, I) cut to +-b, as in the release.
+    Until the first update the noise is the base's own, N(0, I): experience begins with what the base does.
     """
 
     config_class: ClassVar[type] = SteeringConfig
@@ -72,7 +77,7 @@ class Steering(SAC):
     ) -> SteeredPolicy:
         """Put an actor that chooses the noise before the base."""
         base = proposer(base, cls.__name__)
-        actor = NoiseActor(base.obs_dim, base.chunk_dim, config.noise_hidden, config.noise_magnitude, rng)
+        actor = NoiseActor(base.obs_dim, base.chunk_dim, config.noise_hidden, config.reach, rng)
         return SteeredPolicy(base.requires_grad_(False), actor)
 
     def __init__(
@@ -81,12 +86,11 @@ class Steering(SAC):
         super().__init__(specs, policy, config, rng, policy.actor)
 
     def draw_noise(self, features: Tensor) -> Tensor:
-        """Draw exploring noise in units of b, (N, h A) in [-1, 1]."""
+        """Draw exploring noise in units of b, (N, h A): in [-1, 1] from the first update on."""
         if self.num_updates:
             return self.actor.draw(features, self.rng)[0].action
-        magnitude = self.policy.actor.magnitude
         noise = torch.empty(len(features), self.policy.chunk_dim).normal_(generator=self.rng)
-        return noise.clamp_(-magnitude, magnitude) / magnitude
+        return noise / self.policy.actor.magnitude
 
     def decode(self, features: Tensor, noise: Tensor) -> Tensor:
         """Return the decisions that noise in units of b leads to, (B, h A) in [-1, 1]."""
