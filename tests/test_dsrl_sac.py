@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_generative_rl import flow, gaussian, make
 from test_off_policy import random_batch, rng
+from test_steering import reference_noise, value
 from test_training import DYING, flat_tensors, start
 
 from robotrl.algorithms.off_policy.dsrl import DSRL, DSRLConfig
@@ -40,25 +41,15 @@ def test_an_update_equals_a_float64_reference():
     draws.set_state(ours.rng.get_state())
     ours.update(batch)
 
-    def noise(obs):
-        mean, log_std = actor.net(obs.double()).chunk(2, -1)
-        normal = torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
-        u = mean + normal.scale * torch.empty(16, 2).normal_(generator=draws).double()
-        # tanh of a wide Gaussian comes too near 1 for log(1 - tanh^2)
-        return u.tanh(), (normal.log_prob(u) + 2 * u.cosh().log()).sum(-1)
-
-    def value(net, obs, w):
-        return net(torch.cat([obs.double(), w.double()], -1)).squeeze(-1)
-
     now, after = batch.obs["policy"], batch.next_obs["policy"]
     with torch.no_grad():
-        w, log_prob = noise(after)
+        w, log_prob = reference_noise(actor, after, draws)
         y = batch.reward + batch.discount * (value(q_target, after, w).amin(0) - 0.3 * log_prob)
     adam = torch.optim.Adam(q.parameters(), lr=1e-2)
     (value(q, now, batch.action) - y).square().mean(1).sum().backward()
     adam.step()
     adam = torch.optim.Adam(actor.parameters(), lr=1e-2)
-    w, log_prob = noise(now)
+    w, log_prob = reference_noise(actor, now, draws)
     (0.3 * log_prob - value(q, now, w).amin(0)).mean().backward()
     adam.step()
     for mine, theirs in ((ours.critic.online.net, q), (ours.policy.actor.net, actor.net)):

@@ -60,6 +60,20 @@ def test_state_round_trip_continues_bit_for_bit(name):
         assert torch.equal(mine, theirs)
 
 
+def reference_noise(actor, obs, draws):
+    """Tanh of a Gaussian in float64 and its log density, (16, 2) and (16,)."""
+    mean, log_std = actor.net(obs.double()).chunk(2, -1)
+    normal = torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
+    u = mean + normal.scale * torch.empty(16, 2).normal_(generator=draws).double()
+    # tanh of a wide Gaussian comes too near 1 for log(1 - tanh^2)
+    return u.tanh(), (normal.log_prob(u) + 2 * u.cosh().log()).sum(-1)
+
+
+def value(net, obs, x):
+    """What critics say of actions or noise, (E, 16)."""
+    return net(torch.cat([obs.double(), x.double()], -1)).squeeze(-1)
+
+
 @pytest.mark.parametrize(("preset", "reach", "cut"), [("corrected", 1.2, 1.2), ("released", 1.0, math.inf)])
 def test_a_dsrl_update_equals_a_float64_reference(preset, reach, cut):
     """Released, the noise reaches 1 whatever noise_magnitude says, and its critic sees all of N(0, I)."""
@@ -77,19 +91,9 @@ def test_a_dsrl_update_equals_a_float64_reference(preset, reach, cut):
     draws.set_state(ours.rng.get_state())
     ours.update(batch)
 
-    def noise(obs):
-        mean, log_std = actor.net(obs.double()).chunk(2, -1)
-        normal = torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
-        u = mean + normal.scale * torch.empty(16, 2).normal_(generator=draws).double()
-        # tanh of a wide Gaussian comes too near 1 for log(1 - tanh^2)
-        return u.tanh(), (normal.log_prob(u) + 2 * u.cosh().log()).sum(-1)
-
-    def value(net, obs, x):
-        return net(torch.cat([obs.double(), x.double()], -1)).squeeze(-1)
-
     now, after = batch.obs["policy"], batch.next_obs["policy"]
     with torch.no_grad():
-        w, log_prob = noise(after)
+        w, log_prob = reference_noise(actor, after, draws)
         action = base.decode(after, reach * w.float())
         y = batch.reward + batch.discount * (value(q_target, after, action).amin(0) - 0.3 * log_prob)
     adam = torch.optim.Adam(q.parameters(), lr=1e-2)
@@ -103,7 +107,7 @@ def test_a_dsrl_update_equals_a_float64_reference(preset, reach, cut):
     (value(w_net, now, drawn / reach) - y).square().mean(1).sum().backward()
     adam.step()
     adam = torch.optim.Adam(actor.parameters(), lr=1e-2)
-    w, log_prob = noise(now)
+    w, log_prob = reference_noise(actor, now, draws)
     (0.3 * log_prob - value(w_net, now, w).amin(0)).mean().backward()
     adam.step()
     assert ours.policy(now).equal(base.decode(now, reach * ours.policy.actor.net(now)[:, :2].tanh()))
