@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_off_policy import SPECS, random_batch, rng
 
-from robotrl.algorithms.off_policy.config import OffPolicyConfig
-from robotrl.algorithms.off_policy.expo import EXPO, EditKind, EXPOConfig, Preset
+from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset
+from robotrl.algorithms.off_policy.expo import EXPO, EditKind, EXPOConfig
 from robotrl.algorithms.off_policy.fql import FQL, FQLConfig
 from robotrl.algorithms.off_policy.idql import IDQL, IDQLConfig, expectile_loss
 from robotrl.algorithms.off_policy.qc import QC, QCConfig

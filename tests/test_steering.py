@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,8 +12,11 @@ from test_generative_rl import bandit_batch, diffusion, flow, gaussian, make
 from test_off_policy import SPECS, random_batch, rng
 
 from robotrl.algorithms.off_policy.bc import BC, BCConfig
+from robotrl.algorithms.off_policy.config import Preset
 from robotrl.algorithms.off_policy.dsrl import DSRL, DSRLConfig
+from robotrl.algorithms.off_policy.dsrl_sac import DSRLSAC
 from robotrl.algorithms.off_policy.residual import Residual, ResidualConfig
+from robotrl.algorithms.off_policy.steering import SteeringConfig
 from robotrl.compose import compose, compose_task
 from robotrl.core.errors import UsageError
 from robotrl.policies.diffusion import DiffusionConfig, DiffusionPolicy, Sampler
@@ -23,6 +28,7 @@ from robotrl.training.train import train
 SMALL = {"hidden": [16], "learning_rate": 1e-2, "tau": 0.1}
 CASES = {
     "dsrl": (DSRL, DSRLConfig(**SMALL, noise_hidden=[16])),
+    "dsrl_sac": (DSRLSAC, SteeringConfig(**SMALL, noise_hidden=[16])),
     "residual": (Residual, ResidualConfig(**SMALL, residual_hidden=[16], num_critics=3, ramp_steps=40)),
 }
 
@@ -54,10 +60,26 @@ def test_state_round_trip_continues_bit_for_bit(name):
         assert torch.equal(mine, theirs)
 
 
-def test_a_dsrl_update_equals_a_float64_reference():
+def reference_noise(actor, obs, draws):
+    """Tanh of a Gaussian in float64 and its log density, (16, 2) and (16,)."""
+    mean, log_std = actor.net(obs.double()).chunk(2, -1)
+    normal = torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
+    u = mean + normal.scale * torch.empty(16, 2).normal_(generator=draws).double()
+    # tanh of a wide Gaussian comes too near 1 for log(1 - tanh^2)
+    return u.tanh(), (normal.log_prob(u) + 2 * u.cosh().log()).sum(-1)
+
+
+def value(net, obs, x):
+    """What critics say of actions or noise, (E, 16)."""
+    return net(torch.cat([obs.double(), x.double()], -1)).squeeze(-1)
+
+
+@pytest.mark.parametrize(("preset", "reach", "cut"), [("corrected", 1.2, 1.2), ("released", 1.0, math.inf)])
+def test_a_dsrl_update_equals_a_float64_reference(preset, reach, cut):
+    """Released, the noise reaches 1 whatever noise_magnitude says, and its critic sees all of N(0, I)."""
     config = DSRLConfig(
         hidden=[8], learning_rate=1e-2, tau=0.1, noise_hidden=[8], noise_magnitude=1.2, initial_alpha=0.3,
-        num_critics=3,
+        num_critics=3, preset=Preset(preset),
     )  # fmt: skip
     ours = make(DSRL, flow(), config)
     actor = copy.deepcopy(ours.policy.actor).double()
@@ -69,35 +91,26 @@ def test_a_dsrl_update_equals_a_float64_reference():
     draws.set_state(ours.rng.get_state())
     ours.update(batch)
 
-    def noise(obs):
-        mean, log_std = actor.net(obs.double()).chunk(2, -1)
-        normal = torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
-        u = mean + normal.scale * torch.empty(16, 2).normal_(generator=draws).double()
-        # tanh of a wide Gaussian comes too near 1 for log(1 - tanh^2)
-        return u.tanh(), (normal.log_prob(u) + 2 * u.cosh().log()).sum(-1)
-
-    def value(net, obs, x):
-        return net(torch.cat([obs.double(), x.double()], -1)).squeeze(-1)
-
     now, after = batch.obs["policy"], batch.next_obs["policy"]
     with torch.no_grad():
-        w, log_prob = noise(after)
-        action = base.decode(after, 1.2 * w.float())
+        w, log_prob = reference_noise(actor, after, draws)
+        action = base.decode(after, reach * w.float())
         y = batch.reward + batch.discount * (value(q_target, after, action).amin(0) - 0.3 * log_prob)
     adam = torch.optim.Adam(q.parameters(), lr=1e-2)
     (value(q, now, batch.action) - y).square().mean(1).sum().backward()
     adam.step()
     with torch.no_grad():
         q_target.flat.lerp_(q.flat, 0.1)
-        drawn = torch.empty(16, 2).normal_(generator=draws).clamp(-1.2, 1.2)
+        drawn = torch.empty(16, 2).normal_(generator=draws).clamp(-cut, cut)
         y = value(q_target, now, base.decode(now, drawn)).amin(0)
     adam = torch.optim.Adam(w_net.parameters(), lr=1e-2)
-    (value(w_net, now, drawn / 1.2) - y).square().mean(1).sum().backward()
+    (value(w_net, now, drawn / reach) - y).square().mean(1).sum().backward()
     adam.step()
     adam = torch.optim.Adam(actor.parameters(), lr=1e-2)
-    w, log_prob = noise(now)
+    w, log_prob = reference_noise(actor, now, draws)
     (0.3 * log_prob - value(w_net, now, w).amin(0)).mean().backward()
     adam.step()
+    assert ours.policy(now).equal(base.decode(now, reach * ours.policy.actor.net(now)[:, :2].tanh()))
     ensembles = ours.critic.online, ours.noise_critic.online, ours.policy.actor
     for mine, theirs in zip((part.net for part in ensembles), (q, w_net, actor.net), strict=True):
         torch.testing.assert_close(mine.flat.double(), theirs.flat, rtol=0, atol=5e-5)
@@ -185,17 +198,25 @@ def test_bc_keeps_both_modes_and_a_gaussian_their_mean(pretrained):
 def test_a_frozen_base_is_improved(name, pretrained):
     """DSRL finds the noise of the paying mode; a residual of +-0.1 shifts actions towards the optimum."""
     wide = {"hidden": [64, 64], "learning_rate": 1e-3, "initial_alpha": 0.01}
+    steering = {"noise_hidden": [64, 64], "target_entropy_per_action": -1.0}
     config = {
-        "dsrl": DSRLConfig(**wide, noise_hidden=[64, 64], target_entropy_per_action=-1.0),
+        "dsrl": DSRLConfig(**wide, **steering),
+        "dsrl_sac": SteeringConfig(**wide, **steering),
         "residual": ResidualConfig(**wide, residual_hidden=[64, 64], num_critics=4, ramp_steps=0),
     }[name]
     algorithm, g = make(CASES[name][0], copy.deepcopy(pretrained), config), rng(3)
     for _ in range(600):
-        algorithm.update(bandit_batch(g))
+        batch = bandit_batch(g)
+        if name == "dsrl_sac":  # it sees the noise that an action was made from, and tries its own only
+            noise = algorithm.draw_noise(batch.obs["policy"])
+            action = algorithm.decode(batch.obs["policy"], noise)
+            reward = -1.0 - (action - 0.7).square().sum(-1)
+            batch = dataclasses.replace(batch, action=noise, reward=reward)
+        algorithm.update(batch)
     obs = {"policy": torch.zeros(256, 3)}
     base = algorithm.policy.base.act(obs, rng=rng(4))
     action = algorithm.policy.act(obs, deterministic=True, rng=rng(4))
-    if name == "dsrl":
+    if name != "residual":
         assert ((action - 0.65).abs().amax(1) < 0.3).float().mean() > 0.95
         return
     assert (action - base).abs().max() <= 0.1 + 1e-6

@@ -9,7 +9,7 @@ Every row can be a start, except those of diverged simulations: nothing is ever 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,18 @@ class Transitions:
     next_obs: Obs
     mask: Tensor
 
+    def whole(self) -> Transitions:
+        """Return those windows in which all h steps happened."""
+        rows = self.mask[:, -1].bool()
+        return Transitions(
+            {group: values[rows] for group, values in self.obs.items()},
+            self.action[rows],
+            self.reward[rows],
+            self.discount[rows],
+            {group: values[rows] for group, values in self.next_obs.items()},
+            self.mask[rows],
+        )
+
 
 class Replay:
     """A ring of rows of N transitions, one row per control step; the oldest are overwritten.
@@ -56,6 +68,9 @@ class Replay:
     Raises:
         UsageError: not even one row fits.
     """
+
+    _start: ClassVar[str] = "valid"
+    """Field that says in which rows a window may start."""
 
     def __init__(self, capacity: int, num_envs: int, obs_dims: dict[str, int], action_dim: int) -> None:
         if capacity < num_envs:
@@ -81,7 +96,7 @@ class Replay:
             self._fields[f"obs.{group}"] = torch.empty(self.capacity, dim)
             self._fields[f"next_obs.{group}"] = torch.empty(self.capacity, dim)
         self._held = 0
-        self._diverged = 0
+        self._barred = 0
         self._head = 0
 
     @classmethod
@@ -118,8 +133,8 @@ class Replay:
 
     @property
     def size(self) -> int:
-        """Sound transitions held: what can be drawn."""
-        return self._held - self._diverged
+        """Transitions held that can be drawn."""
+        return self._held - self._barred
 
     def add(self, obs: Obs, action: Tensor, step: Step) -> None:
         """Store the N transitions of one control step.
@@ -147,10 +162,10 @@ class Replay:
             self._fields["last"][before] = self._fields["done"][before] | ~step.valid
         here = slice(self._head, self._head + self.num_envs)
         if self._held == self.capacity:
-            self._diverged -= int((~self._fields["valid"][here]).sum())
+            self._barred -= int((~self._fields[self._start][here]).sum())
         for name, values in rows.items():
             self._fields[name][here] = values
-        self._diverged += diverged
+        self._barred += diverged
         self._head = (self._head + self.num_envs) % self.capacity
         self._held = min(self._held + self.num_envs, self.capacity)
 
@@ -173,15 +188,18 @@ class Replay:
         Raises:
             RobotrlError: there is nothing to draw.
         """
-        start = self._starts(batch_size, rng)
+        return self._windows(self._starts(batch_size, rng), horizon, gamma)
+
+    def _windows(self, start: Tensor, horizon: int, gamma: float) -> Transitions:
+        """Return the windows that start in given rows, (B,)."""
         if horizon == 1:
             reward, action = self._gather("reward", start), self._gather("action", start)
-            discount, mask, end = gamma * self._gather("bootstrap", start), torch.ones(batch_size, 1), start
+            discount, mask, end = gamma * self._gather("bootstrap", start), torch.ones(len(start), 1), start
         else:
             # (B, h); the rows beyond the last one are read, as there is always something, and masked
             rows = (start.unsqueeze(1) + torch.arange(horizon) * self.num_envs) % self._held
             goes_on = ~self._gather("last", rows[:, :-1])
-            happened = torch.cat([torch.ones(batch_size, 1, dtype=torch.bool), goes_on.cumprod(1).bool()], 1)
+            happened = torch.cat([torch.ones(len(start), 1, dtype=torch.bool), goes_on.cumprod(1).bool()], 1)
             steps = happened.sum(1)
             end = rows.gather(1, (steps - 1).unsqueeze(1)).squeeze(1)
             mask = happened.to(torch.float32)
@@ -198,12 +216,12 @@ class Replay:
         )
 
     def _starts(self, batch_size: int, rng: torch.Generator) -> Tensor:
-        """Draw (B,) places of sound transitions."""
+        """Draw (B,) rows in which a window may start."""
         if not self.size:
             raise RobotrlError("replay holds no transition that could be drawn")
         start = torch.randint(self._held, (batch_size,), generator=rng)
-        # what hits a diverged simulation is drawn again, which leaves the others uniform
-        while self._diverged and len(missed := (~self._gather("valid", start)).nonzero().squeeze(1)):
+        # what hits one where none may is drawn again, which leaves the others uniform
+        while self._barred and len(missed := (~self._gather(self._start, start)).nonzero().squeeze(1)):
             start[missed] = torch.randint(self._held, (len(missed),), generator=rng)
         return start
 
@@ -238,4 +256,4 @@ class Replay:
         for name, values in state["fields"].items():
             self._fields[name][:held] = values
         self._held, self._head, self.num_added = held, state["head"], state["num_added"]
-        self._diverged = int((~self._fields["valid"][:held]).sum())
+        self._barred = int((~self._fields[self._start][:held]).sum())

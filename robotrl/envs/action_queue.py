@@ -27,6 +27,11 @@ class ActionQueue:
         self._chunks = torch.zeros(num_envs, horizon, action_dim)
         self._position = torch.full((num_envs,), horizon)
 
+    @property
+    def waiting(self) -> Tensor:
+        """(N,) bool, the environments that the coming step needs a decision for."""
+        return self._position == self.horizon
+
     def next(self, obs: Obs, decide: Callable[[Obs], Tensor]) -> Tensor:
         """Return the actions of the coming control step, (N, A).
 
@@ -36,7 +41,7 @@ class ActionQueue:
         """
         if self.horizon == 1:
             return decide(obs)
-        empty = (self._position == self.horizon).nonzero().squeeze(1)
+        empty = self.waiting.nonzero().squeeze(1)
         if len(empty):
             chunks = decide({group: values[empty] for group, values in obs.items()})
             self._chunks[empty] = chunks.unflatten(1, (self.horizon, -1))

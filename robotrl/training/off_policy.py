@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.learner import ReplayLearner
+from robotrl.algorithms.off_policy.learner import LearnsNoise, ReplayLearner
 from robotrl.core.errors import UsageError
 from robotrl.data.mix import ReplayMix
+from robotrl.data.noise_replay import NoiseReplay
 from robotrl.data.replay import Replay, Transitions
 from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import Env
@@ -33,6 +34,9 @@ class OffPolicyLoop(Loop):
         total_steps: environment steps to take.
         torch_threads: of the learner.
         data: what was collected before, None for nothing.
+
+    Raises:
+        UsageError: there are no data for the updates that are asked for, or data that the learner cannot use.
     """
 
     default_torch_threads: ClassVar[int | None] = 1
@@ -48,6 +52,11 @@ class OffPolicyLoop(Loop):
         data: Replay | None = None,
     ) -> None:
         config = algorithm.config
+        if isinstance(algorithm, LearnsNoise) and (data is not None or config.offline_updates):
+            raise UsageError(
+                f"{type(algorithm).__name__} learns from the noise its decisions were made from, which "
+                "data have not: leave data= and algorithm.offline_updates out or choose algorithm=dsrl"
+            )
         if config.offline_updates and data is None:
             raise UsageError("algorithm.offline_updates needs data to learn from: give data=PATH")
         if not total_steps and not config.offline_updates:
@@ -63,7 +72,12 @@ class OffPolicyLoop(Loop):
         super().__init__(env, algorithm, total_steps, torch_threads)
         self.offline_updates = self.offline_left = config.offline_updates
         dims = {group: env.specs.obs_dim(group) for group in algorithm.obs_groups}
-        self.buffer = Replay(config.replay_size, env.num_envs, dims, env.specs.action_dim)
+        sizes = config.replay_size, env.num_envs, dims, env.specs.action_dim
+        self.buffer = (
+            NoiseReplay(*sizes, algorithm.policy.horizon)
+            if isinstance(algorithm, LearnsNoise)
+            else Replay(*sizes)
+        )
         self.data = data
         self._queue = ActionQueue(env.num_envs, algorithm.policy.horizon, env.specs.action_dim)
         self._updates_owed = 0.0
@@ -95,7 +109,8 @@ class OffPolicyLoop(Loop):
 
     @property
     def _learning(self) -> bool:
-        return self.buffer.num_added >= self.algorithm.config.learning_starts
+        # decisions that are under way cannot be drawn yet
+        return self.buffer.num_added >= self.algorithm.config.learning_starts and self.buffer.size > 0
 
     def _learn_offline(self) -> dict[str, float]:
         count = min(_OFFLINE_UPDATES_PER_ITERATION, self.offline_left)
@@ -106,6 +121,10 @@ class OffPolicyLoop(Loop):
 
     def _decide(self, obs: dict[str, Tensor]) -> Tensor:
         config = self.algorithm.config
+        if isinstance(self.algorithm, LearnsNoise) and isinstance(self.buffer, NoiseReplay):
+            action, noise = self.algorithm.decide(obs)
+            self.buffer.decide(self._queue.waiting, noise)
+            return action
         if self._learning or config.offline_updates or config.init_from is not None:
             return self.algorithm.act(obs)
         shape = (len(next(iter(obs.values()))), self.algorithm.policy.chunk_dim)

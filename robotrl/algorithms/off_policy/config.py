@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 
 from robotrl.core import checks
 from robotrl.networks.critic import Aggregate
 from robotrl.networks.mlp import Activation, Init, Norm
+
+
+class Preset(enum.Enum):
+    """Which form of a method, where its released code differs from what it is described as here."""
+
+    CORRECTED = "corrected"
+    """As described."""
+    RELEASED = "released"
+    """As released with the paper."""
 
 
 @dataclass

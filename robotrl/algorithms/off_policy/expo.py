@@ -20,6 +20,7 @@ Differences from the released code, each of them a correction (`preset=released`
 - edited candidates are cut to [-1, 1], so that nothing outside of the action range is chosen;
 - S chooses and a disjoint S' values, which takes away most of the bias of choosing by what one is valued by;
 - edits are learned at samples of the base, where they are used, not at the data's actions.
+That the release takes time-outs of robomimic for end states is no part of it: there the environment says so.
 
 Other than there in either preset: acting, the released code asks a random pair of critics (`released`: the
 least of all of them); it starts with initial_alpha 1, has critics and edit policy of 3 x 256, and decays
@@ -39,7 +40,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.config import OffPolicyConfig
+from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset
 from robotrl.algorithms.off_policy.critic import Critic, make_critics
 from robotrl.algorithms.off_policy.edit_learner import EditLearner
 from robotrl.algorithms.off_policy.imitation import Imitation
@@ -65,15 +66,6 @@ class EditKind(enum.Enum):
     """A small policy that climbs the critics."""
     JITTER = "jitter"
     """Uniform noise of the same size: the control."""
-
-
-class Preset(enum.Enum):
-    """Which form of the method."""
-
-    CORRECTED = "corrected"
-    """As described above."""
-    RELEASED = "released"
-    """As released with the paper."""
 
 
 @dataclass

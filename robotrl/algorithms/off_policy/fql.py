@@ -8,11 +8,12 @@ that no gradient goes through the flow's integration:
     L_mu      = alpha L_distill - w E[mean_i Q_i(s, clip(mu(s, z), -1, 1))]
     y         = r + gamma (1 - terminated) mean_i Q'_i(s', clip(mu(s', z'), -1, 1))
 
-w is 1 / mean |Q| (the paper's `normalize_q_loss`), so that alpha does not depend on the size of the rewards.
-With `policy.horizon` h > 1, actions are chunks and the target is the h-step return: QC-FQL.
+w is 1 / mean |Q| (the release's option `normalize_q_loss`), so that alpha does not depend on the size of the
+rewards. With `policy.horizon` h > 1, actions are chunks and the target is the h-step return: QC-FQL.
 
-Differences: `normalize_q` is on by default; windows in which an episode ends are padded and kept (see
-`qc.py`). Distances are means over the action's components, as in the paper's code.
+Differences from the released code (`preset=released` gives its behaviour): w is 1 there by default; windows
+in which an episode ends are padded and kept (see `qc.py`). Distances are means over the action's components,
+as in the paper's code.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.config import OffPolicyConfig
+from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset
 from robotrl.algorithms.off_policy.imitation import Imitation
 from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
 from robotrl.core import checks
@@ -43,11 +44,11 @@ from robotrl.policies.policy import Policy
 class FQLConfig(OffPolicyConfig):
     """Hyperparameters of FQL; the paper's networks have 4 layers of 512."""
 
+    preset: Preset = Preset.CORRECTED
+    """corrected or released."""
     distill_weight: float = 1.0
-    """alpha of the distillation; > 0. With normalize_q try 0.03 to 10: small follows the critic, large the
-    data."""
-    normalize_q: bool = True
-    """Whether the critic's part of the loss is divided by the mean of |Q|."""
+    """alpha of the distillation; > 0. Try 0.03 to 10: small follows the critic, large the data. With
+    preset=released it goes with the size of the rewards; the paper's are 3 to 30,000."""
     one_step_hidden: list[int] | None = None
     """Widths of the one-step policy's hidden layers; null for those of the critics."""
     offline_fraction: float | None = None
@@ -120,6 +121,12 @@ class FQL(OffPolicyAlgorithm):
         policy = self.policy if self.num_updates else self.policy.flow
         return policy.act(obs, rng=self.rng)
 
+    def fit_critics(self, batch: Transitions) -> dict[str, Tensor]:
+        """Do one gradient step on the critics, as released on windows without an end only."""
+        if self.config.preset is Preset.RELEASED:
+            batch = batch.whole()
+        return super().fit_critics(batch) if len(batch.reward) else {}
+
     def target(self, batch: Transitions) -> Tensor:
         """R + gamma (1 - terminated) mean_i Q'_i(s', mu(s', z')), (B,)."""
         features = self.policy_features(batch.next_obs)
@@ -139,8 +146,9 @@ class FQL(OffPolicyAlgorithm):
             distilled = (uncut - flowed).square().mean()
             action = uncut.clamp(-1.0, 1.0)
             values, pull = self.critic.online.with_gradient(self.critic_features(batch.obs), action.detach())
-            weight = 1.0 / values.abs().mean().clamp(min=1e-6) if config.normalize_q else 1.0
-            climb = pull(torch.full_like(values, -1 / values.numel()) * weight)
+            climb = pull(torch.full_like(values, -1 / values.numel()))
+            if config.preset is Preset.CORRECTED:
+                climb = climb / values.abs().mean().clamp(min=1e-6)
             # whose gradient by the action is what the critics pull
             loss = config.distill_weight * distilled + (action * climb).sum()
         self.policy_optimizer.descend(loss)

@@ -8,8 +8,11 @@ are not in the data; a policy that only imitates proposes N actions, and the cri
     L_pi = L_BC(a|s)
     a*   = argmax_k min_i Q'_i(s, a_k),  a_1 .. a_N ~ pi(.|s)
 
-Differences: the policy goes on imitating while there is experience (in the released code its fine-tuning
-loop never trains it, although an option says so); it acts by its own weights, not by an average of them.
+Differences from the released code (`preset=released` gives its behaviour): the policy goes on imitating while
+there is experience (the released fine-tuning loop never trains it, although an option says so: it is as it
+was at the end of `offline_updates`, or in `init_from`); it acts by its own weights, not by an exponential
+average of them. IFQL as released with FQL and QAM does train its policy on: that is the default with
+`policy=flow`.
 """
 
 from __future__ import annotations
@@ -21,13 +24,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.config import OffPolicyConfig
+from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset
 from robotrl.algorithms.off_policy.critic import Critic, make_critics
 from robotrl.algorithms.off_policy.imitation import Imitation
 from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
 from robotrl.core import checks
 from robotrl.core.types import Specs
 from robotrl.data.replay import Transitions
+from robotrl.networks.ema import Ema
 from robotrl.networks.flat_adam import FlatAdam
 from robotrl.networks.mlp import MLP, Init
 from robotrl.policies.candidates import CandidatePolicy
@@ -35,11 +39,16 @@ from robotrl.policies.diffusion import DiffusionPolicy
 from robotrl.policies.policy import Policy
 from robotrl.policies.sampled_gaussian import proposer
 
+# share of the policy that moves into the released one that acts, at each update
+_RELEASED_EMA = 0.001
+
 
 @dataclass
 class IDQLConfig(OffPolicyConfig):
     """Hyperparameters of IDQL."""
 
+    preset: Preset = Preset.CORRECTED
+    """corrected or released."""
     expectile: float = 0.7
     """tau of the value's loss; in (0, 1), towards 1 for the best action in the data."""
     num_samples: int = 64
@@ -52,6 +61,11 @@ class IDQLConfig(OffPolicyConfig):
         checks.within(self, "(0, 1)", "expectile")
         checks.at_least(self, 1, "num_samples")
         checks.at_least(self, 0, "temperature")
+        if self.preset is Preset.RELEASED and not self.offline_updates and self.init_from is None:
+            raise ValueError(
+                "preset=released never trains its policy on experience: give offline_updates (above 0) or "
+                "init_from"
+            )
 
 
 class IDQL(OffPolicyAlgorithm):
@@ -86,6 +100,10 @@ class IDQL(OffPolicyAlgorithm):
         critic = Critic(copy.deepcopy(policy.critics), config, target=policy.critics)
         super().__init__(specs, policy, config, rng, critic)
         self.imitation = Imitation(policy.base, config.learning_rate, rng)
+        self.average: Ema[Policy] | None = None
+        if config.preset is Preset.RELEASED:
+            self.average = Ema(policy.base, _RELEASED_EMA, shared=policy.normalizer)
+            policy.base = self.average.module
         self.value = MLP(policy.obs_dim, config.hidden, 1, config.activation, Init.UNIFORM, rng)
         self.value_optimizer = FlatAdam(self.value.flat, config.learning_rate)
         self._value_grad = torch.empty_like(self.value.flat)
@@ -109,13 +127,20 @@ class IDQL(OffPolicyAlgorithm):
         return torch.addcmul(batch.reward, batch.discount, value)
 
     def update_policy(self, batch: Transitions) -> dict[str, Tensor]:
-        """Imitate the batch's actions."""
+        """Imitate the batch's actions, as released those of the data only."""
+        if self.average is not None and self.num_updates > self.config.offline_updates:
+            return {}
         features = self.policy_features(batch.obs)
-        return {"loss/imitation": self.imitation.fit(features, batch.action, batch.mask)}
+        loss = self.imitation.fit(features, batch.action, batch.mask)
+        if self.average is not None:
+            self.average.update()
+        return {"loss/imitation": loss}
 
     def start_from(self, policy: Policy) -> None:
         """Take a trained policy for the one that imitates."""
-        take_weights(self.imitation.policy, proposer(policy, "IDQL"), "IDQL")
+        base = proposer(policy, "IDQL")
+        take_weights(self.imitation.policy, base, "IDQL")
+        take_weights(self.policy.base, base, "IDQL")
 
     def parts(self) -> dict[str, Any]:
         """Add the value network and the optimisers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ class ReplayLearner(Algorithm):
     """Learns from batches of transitions, wherever they come from.
 
     Attributes:
-        needs_origin: whether it improves a policy that must have been trained before (`config.init_from`).
+        needs_origin: whether it improves a policy that must have been trained before (`config.init_from`),
+            whose statistics of observations stay.
         learns_online: whether it has a use for environment steps.
     """
 
@@ -48,7 +49,7 @@ class ReplayLearner(Algorithm):
 
     def observe(self, obs: Obs) -> None:
         """Merge newly collected observations into the normalisers."""
-        if self.policy.normalizer is not None:
+        if self.policy.normalizer is not None and not self.needs_origin:
             self.policy.normalizer.update(self.policy.flatten(obs))
 
     def policy_features(self, obs: Obs) -> Tensor:
@@ -77,6 +78,18 @@ class ReplayLearner(Algorithm):
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
         self.rng.set_state(state["rng"])
+
+
+@runtime_checkable
+class LearnsNoise(Protocol):
+    """Capability of a learner: it learns from the noise that decisions are made from, not from actions.
+
+    Its batches come from a `NoiseReplay`, and it cannot learn from data that were collected before.
+    """
+
+    def decide(self, obs: Obs) -> tuple[Tensor, Tensor]:
+        """Draw exploring decisions, (N, h A) in [-1, 1], and their noise, (N, h A), as it is learned from."""
+        ...
 
 
 def take_weights(mine: nn.Module, theirs: nn.Module, algorithm: str) -> None:
@@ -156,8 +169,12 @@ class OffPolicyAlgorithm(ReplayLearner):
         return self._step(batch, self.num_updates % self.config.policy_delay == 0)
 
     def _learn(self, batch: Transitions, with_policy: bool) -> dict[str, Tensor]:
-        metrics = self.critic.fit(self.critic_features(batch.obs), batch.action, self.target(batch))
+        metrics = self.fit_critics(batch)
         return metrics | self.update_policy(batch) if with_policy else metrics
+
+    def fit_critics(self, batch: Transitions) -> dict[str, Tensor]:
+        """Do one gradient step on the critics."""
+        return self.critic.fit(self.critic_features(batch.obs), batch.action, self.target(batch))
 
     @abstractmethod
     def target(self, batch: Transitions) -> Tensor:

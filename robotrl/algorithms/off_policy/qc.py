@@ -11,9 +11,10 @@ The h-step return needs no correction: all its actions are those that Q is asked
 choose, their targets value. Data and experience are one buffer, as in the paper (`offline_fraction=0.5`
 draws half from each). `policy.horizon=1` with `num_samples=4` is the paper's BFN.
 
-Differences: a window in which the episode ends is padded and kept (the sum stops at the end, and a time
-limit bootstraps from the last observation); the released code leaves out all windows that an end lies in
-but those that end with it.
+Difference from the released code, a correction (`preset=released` gives its behaviour): a window in which the
+episode ends is padded and kept (the sum stops at the end, and a time limit bootstraps from the last
+observation); the released critics leave it out, so that they see the end in one of the h windows that reach
+it, the whole one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.config import OffPolicyConfig
+from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset
 from robotrl.algorithms.off_policy.critic import Critic, make_critics
 from robotrl.algorithms.off_policy.imitation import Imitation
 from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
@@ -43,6 +44,8 @@ from robotrl.policies.sampled_gaussian import proposer
 class QCConfig(OffPolicyConfig):
     """Hyperparameters of Q-chunking; the paper's networks have 4 layers of 512."""
 
+    preset: Preset = Preset.CORRECTED
+    """corrected or released; the same with chunks of one step."""
     num_samples: int = 32
     """N, samples of the policy per decision; >= 1."""
     temperature: float = 0.0
@@ -90,6 +93,12 @@ class QC(OffPolicyAlgorithm):
     def __init__(self, specs: Specs, policy: CandidatePolicy, config: QCConfig, rng: torch.Generator) -> None:
         super().__init__(specs, policy, config, rng, Critic(policy.critics, config))
         self.imitation = Imitation(policy.base, config.learning_rate, rng)
+
+    def fit_critics(self, batch: Transitions) -> dict[str, Tensor]:
+        """Do one gradient step on the critics, as released on windows without an end only."""
+        if self.config.preset is Preset.RELEASED:
+            batch = batch.whole()
+        return super().fit_critics(batch) if len(batch.reward) else {}
 
     def target(self, batch: Transitions) -> Tensor:
         """R_h + gamma^h (1 - terminated) Q'(s_{t+h}, a*), (B,)."""

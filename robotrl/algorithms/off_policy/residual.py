@@ -13,7 +13,8 @@ The correction is used with a probability that rises from 0 to 1 over the first 
 steps (Policy Decorator's progressive exploration), so that the critics first see the base alone.
 
 Differences: base actions for updates are drawn anew instead of stored; entropies are those of the
-unscaled e.
+unscaled e. There is no preset: we know of no released form that
+behaves otherwise.
 """
 
 from __future__ import annotations
@@ -104,11 +105,6 @@ class Residual(OffPolicyAlgorithm):
         temperature = Temperature(config.initial_alpha, target_entropy, config.learning_rate)
         self.edits = EditLearner(policy.edit, temperature, config.learning_rate)
         self._decided = 0
-
-    def observe(self, obs: Obs) -> None:
-        """Merge observations into the critics' normaliser; the base's stays as it was trained."""
-        if self.critic_normalizer is not None:
-            self.critic_normalizer.update(torch.cat([obs[g] for g in self.config.critic_groups], -1))
 
     @torch.no_grad()
     def act(self, obs: Obs) -> Tensor:

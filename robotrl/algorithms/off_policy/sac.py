@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from robotrl.algorithms.off_policy.config import OffPolicyConfig
+from robotrl.algorithms.off_policy.critic import Critic
 from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm
 from robotrl.algorithms.off_policy.temperature import Temperature
 from robotrl.core import checks
@@ -66,29 +67,44 @@ class SACConfig(OffPolicyConfig):
 
 
 class SAC(OffPolicyAlgorithm):
-    """SAC with automatic temperature."""
+    """SAC with automatic temperature.
+
+    Args:
+        specs: of the environment.
+        policy: what `make_policy` returned.
+        config: hyperparameters.
+        rng: of weights and draws.
+        actor: the part of the policy that is drawn from and learns; None for all of it.
+    """
 
     config_class: ClassVar[type] = SACConfig
     default_policy: ClassVar[type[Policy]] = SquashedGaussianPolicy
     default_num_envs: ClassVar[int] = 1024
     requires: ClassVar[tuple[type, ...]] = (HasSquashedDraw,)
 
-    policy: SquashedGaussianPolicy
     config: SACConfig
 
-    def __init__(self, specs: Specs, policy: Policy, config: SACConfig, rng: torch.Generator) -> None:
+    def __init__(
+        self,
+        specs: Specs,
+        policy: Policy,
+        config: SACConfig,
+        rng: torch.Generator,
+        actor: HasSquashedDraw | None = None,
+    ) -> None:
         super().__init__(specs, policy, config, rng)
-        self.policy_optimizer = FlatAdam(self.policy.net.flat, config.learning_rate)
+        self.actor = _drawn_from(policy) if actor is None else actor
+        self.policy_optimizer = FlatAdam(self.actor.net.flat, config.learning_rate)
         self.temperature = Temperature(
             config.initial_alpha,
-            config.target_entropy_per_action * specs.action_dim,
+            config.target_entropy_per_action * policy.chunk_dim,
             config.learning_rate,
         )
-        self._policy_grad = torch.empty_like(self.policy.net.flat)
+        self._policy_grad = torch.empty_like(self.actor.net.flat)
 
     def target(self, batch: Transitions) -> Tensor:
         """R + gamma (1 - terminated) (min_i Q'_i(s', a') - alpha log pi(a'|s')), (B,)."""
-        draw, _ = self.policy.draw(self.policy_features(batch.next_obs), self.rng)
+        draw, _ = self.actor.draw(self.policy_features(batch.next_obs), self.rng)
         (members,) = self.critic.draw_members(self.rng)
         value = self.critic.aggregate(
             self.critic.target(self.critic_features(batch.next_obs), draw.action, members)
@@ -99,11 +115,21 @@ class SAC(OffPolicyAlgorithm):
 
     def update_policy(self, batch: Transitions) -> dict[str, Tensor]:
         """Descend E[alpha log pi - min_i Q_i], then move the temperature."""
-        draw, tape = self.policy.draw(self.policy_features(batch.obs), self.rng)
-        values, pull = self.critic.online.with_gradient(self.critic_features(batch.obs), draw.action)
+        return self.climb(self.critic, self.policy_features(batch.obs), self.critic_features(batch.obs))
+
+    def climb(self, critic: Critic, features: Tensor, critic_features: Tensor) -> dict[str, Tensor]:
+        """Do one gradient step on the actor and the temperature.
+
+        Args:
+            critic: whose online ensemble is climbed.
+            features: (B, D), what the actor sees.
+            critic_features: (B, D'), what the critic sees.
+        """
+        draw, tape = self.actor.draw(features, self.rng)
+        values, pull = critic.online.with_gradient(critic_features, draw.action)
         value, grad = self._climbed(values)
         alpha = self.temperature.alpha
-        self.policy.backprop(draw, tape, pull(grad), alpha / len(value), self._policy_grad)
+        self.actor.backprop(draw, tape, pull(grad), alpha / len(value), self._policy_grad)
         self.policy_optimizer.step(self._policy_grad)
 
         log_prob = draw.log_prob.mean()
@@ -128,3 +154,8 @@ class SAC(OffPolicyAlgorithm):
             "policy_optimizer": self.policy_optimizer,
             "temperature": self.temperature,
         }
+
+
+def _drawn_from(policy: Policy) -> HasSquashedDraw:
+    assert isinstance(policy, HasSquashedDraw)
+    return policy

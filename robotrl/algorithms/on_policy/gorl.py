@@ -18,6 +18,7 @@ evaluations, by which the paper picks the best, are not known here. Restarted ne
 that the first stage began with. The decoder's loss draws one (t, eps) per action and epoch (released: 8), in
 batches of 1,024 instead of 8,192: there are fewer data, on which the large ones stop short of the minimum.
 PPO's own defaults stay, here and in the controls: decoder.kind=gaussian (restarts alone) and algorithm=ppo.
+There is no preset of the released form: with rollouts that are not counted it compares with nothing.
 """
 
 from __future__ import annotations
