@@ -91,7 +91,9 @@ def run_piece(task: str, method: str, seed: int, args: argparse.Namespace) -> di
     if method == "bc":
         run = cloned(task, 1, seed, args)
     else:
-        words += [*METHODS[method], *CRITICS, *LEARNING, f"total_steps={args.steps}", f"seed={seed}"]
+        # its target is the mean of all
+        critics = CRITICS if method != "qc" else [*CRITICS, "algorithm.target_members=null"]
+        words += [*METHODS[method], *critics, *LEARNING, f"total_steps={args.steps}", f"seed={seed}"]
         words += ["num_envs=10", f"eval_every={args.steps // POINTS}", "eval_episodes=40"]
         if method != "rlpd":
             words.append(f"algorithm.init_from={cloned(task, CHUNKED.get(method, 1), seed, args)}")

@@ -95,6 +95,28 @@ def test_expos_two_bases_see_observations_by_the_same_statistics(base):
     assert [int(count) for count in counts] == [64]
 
 
+def test_qcs_target_is_made_by_the_critics_that_were_drawn():
+    learner = make(QC, flow(), QCConfig(**SMALL, num_samples=4, num_critics=4, target_members=1))
+    for i in range(3):
+        learner.update(random_batch(i))
+    batch = random_batch(9)
+    learner.rng.manual_seed(7)
+    target = learner.target(batch)
+    learner.rng.manual_seed(7)
+    features = learner.policy_features(batch.next_obs)
+    action = learner.policy.improve(features, learner.policy.draw_noise((len(features),), learner.rng)).action
+    (members,) = learner.critic.draw_members(learner.rng)
+    values = learner.critic.target(features, action)
+    torch.testing.assert_close(target, batch.reward + batch.discount * values[members[0]])
+    assert (target - batch.reward - batch.discount * values.mean(0)).abs().max() > 1e-3
+
+
+def test_a_released_form_whose_batches_differ_in_size_is_not_compiled():
+    for config in (QCConfig, FQLConfig):
+        with pytest.raises(ValueError, match="compile: the batches of preset=released"):
+            config(compile=True, preset=Preset.RELEASED)
+
+
 def test_fql_explores_by_the_flow_policy_until_there_is_something_to_distil():
     algorithm = make(FQL, flow(), CASES["fql"][1])
     obs = {"policy": torch.randn(500, 3, generator=rng(1))}
@@ -202,9 +224,7 @@ def test_an_edit_step_equals_autograd():
     clear = gradient.abs() > 1e-6
     moved = (edit.net.flat.detach() - before)[clear]
     torch.testing.assert_close(moved, -1e-2 * gradient[clear].sign(), rtol=0, atol=2e-4)
-    assert torch.equal(
-        torch.sign(torch.tensor(algorithm.edits.temperature.alpha - 0.3)), torch.sign(log_prob.mean() - 1.0)
-    )
+    assert torch.equal(torch.sign(algorithm.edits.temperature.alpha - 0.3), torch.sign(log_prob.mean() - 1.0))
 
 
 def test_expectile_by_hand():

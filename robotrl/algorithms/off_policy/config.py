@@ -54,6 +54,16 @@ class ReplayConfig:
                 raise ValueError(f"replay_size {self.replay_size} is below {name} {getattr(self, name)}")
 
 
+def refuse_compiled_release(compile: bool, preset: Preset) -> None:
+    """Refuse to compile a released form that leaves rows out of batches, which then differ in size.
+
+    Raises:
+        ValueError: both are asked for.
+    """
+    if compile and preset is Preset.RELEASED:
+        raise ValueError("compile: the batches of preset=released differ in size; leave it at false")
+
+
 @dataclass
 class OffPolicyConfig(ReplayConfig):
     """Hyperparameters of data and critics."""

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset
+from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset, refuse_compiled_release
 from robotrl.algorithms.off_policy.imitation import Imitation
 from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
 from robotrl.core import checks
@@ -62,6 +62,7 @@ class FQLConfig(OffPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_compiled_release(self.compile, self.preset)
         checks.above(self, 0, "distill_weight")
 
 

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset
+from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset, refuse_compiled_release
 from robotrl.algorithms.off_policy.critic import Critic, make_critics
 from robotrl.algorithms.off_policy.imitation import Imitation
 from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
@@ -61,6 +61,7 @@ class QCConfig(OffPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_compiled_release(self.compile, self.preset)
         checks.at_least(self, 1, "num_samples")
         checks.at_least(self, 0, "temperature")
 
@@ -104,7 +105,8 @@ class QC(OffPolicyAlgorithm):
         """R_h + gamma^h (1 - terminated) Q'(s_{t+h}, a*), (B,)."""
         features = self.policy_features(batch.next_obs)
         action = self.policy.improve(features, self.policy.draw_noise((len(features),), self.rng)).action
-        value = self.critic.aggregate(self.critic.target(features, action))
+        (members,) = self.critic.draw_members(self.rng)
+        value = self.critic.aggregate(self.critic.target(features, action, members))
         return torch.addcmul(batch.reward, batch.discount, value)
 
     def update_policy(self, batch: Transitions) -> dict[str, Tensor]:
