@@ -80,8 +80,8 @@ class RunOptions:
     """Whether `data` may be recorded on another task, or with other options of it than physics, length of
     episodes and pictures: their rewards and ends are then learned from as they were recorded."""
     data_any_bounds: bool = False
-    """Whether actions of files without names stand for the task's in [-1, 1] as they are, whatever the physical
-    bounds of either: true where their author scaled them so."""
+    """Whether actions of files without names stand for the task's in [-1, 1] as they are, whatever physical
+    bounds both have: true where their author scaled them so."""
     data_command: str | None = None
     """Command that records `data`, told to whoever does not have it; null where none is known."""
     eval_every: int = 0

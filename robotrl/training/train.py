@@ -140,8 +140,8 @@ def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
         return OffPolicyLoop(env, algorithm, config.total_steps, torch_threads, data)
     if config.data is not None:
         raise UsageError(
-            f"data={', '.join(config.data)}: {config.algorithm_class.__name__} learns from its own experience "
-            "only; leave data= out or choose a method that takes data, such as algorithm=rlpd"
+            f"data={', '.join(config.data)}: {config.algorithm_class.__name__} learns from its own "
+            "experience only; leave data= out or choose a method that takes data, such as algorithm=rlpd"
         )
     return loop_class(env, algorithm, config.total_steps, torch_threads)
 
