@@ -125,7 +125,10 @@ def test_files_without_bounds_are_of_scaled_actions_where_it_is_said():
         named.check_fits(SPECS, ["policy"], any_bounds=True)
 
 
-def test_no_dataset_at_all_is_null():
+def test_data_are_one_path_several_or_null():
+    assert compose([BALANCE, *TINY, "data=a/b-v0"]).data == ["a/b-v0"]
+    assert compose([BALANCE, *TINY], {"data": Path("a/b-v0")}).data == ["a/b-v0"]
+    assert compose([BALANCE, *TINY], {"data": [Path("a"), "b"]}).data == ["a", "b"]
     with pytest.raises(UsageError, match="data must name at least one dataset, or be null"):
         compose([BALANCE, *TINY, "data=[]"])
     assert compose([BALANCE, *TINY, "data=null"]).data is None

@@ -71,7 +71,7 @@ def test_commands_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Training is composed only, data loaded where it takes some; everything else runs, in the page's order."""
+    """Training is composed, and given its data; everything else really runs, in the order of the page."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLE)
     copy = shutil.copytree(trained, tmp_path / "RUN")

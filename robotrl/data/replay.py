@@ -236,7 +236,7 @@ class Replay:
         for name, values in sorted(self._fields.items()):
             held = values[: self._held]
             digest.update(f"{name} {tuple(held.shape)}".encode())
-            digest.update(held.numpy())
+            digest.update(held.numpy().data)
         return digest.hexdigest()
 
     def _newest(self) -> slice:
