@@ -64,6 +64,23 @@ class Diverging(Falling):
         sim.data("qvel")[sim.data("qpos")[:, 0] > self.beyond_m] = torch.nan
 
 
+@dataclass
+class Contested(Falling):
+    """The same cart-pole, while somebody else records under the name that was free."""
+
+    def before_step(self, sim: Sim) -> None:
+        for name in ("random-v0", "mine-v3"):
+            Path(f"datasets/contested/{name}/data").mkdir(parents=True, exist_ok=True)
+
+
+@dataclass
+class NeverStepped(Falling):
+    """A cart-pole that must not be stepped."""
+
+    def before_step(self, sim: Sim) -> None:
+        raise AssertionError("it was recorded before the place was made")
+
+
 FALLING = "task._target_=test_collect.Falling"
 
 
@@ -183,6 +200,32 @@ def test_episodes_that_diverge_are_left_out_counted_and_replaced(capsys: pytest.
     assert message == "3 of 3 episodes of diverging diverged: too many to go on"
 
 
+@pytest.mark.parametrize(
+    ("out", "made"), [([], "random-v1"), (["out=datasets/contested/mine-v3"], "mine-v4")]
+)
+def test_nothing_is_lost_where_somebody_else_takes_the_name_meanwhile(
+    out: list[str], made: str, capsys: pytest.CaptureFixture[str]
+):
+    dataset = collect("task._target_=test_collect.Contested", "policy=random", "episodes=2", *out)
+    assert dataset.origin == f"datasets/contested/{made}" and dataset.num_episodes == 2
+    assert dataset.origin in capsys.readouterr().out
+    metadata = json.loads(Path(dataset.origin, "data/metadata.json").read_text())
+    assert metadata["dataset_id"] == f"contested/{made}"
+    assert {path.name for path in Path("datasets/contested").iterdir()} == {"random-v0", "mine-v3", made}
+    assert not list(Path("datasets/contested/random-v0/data").iterdir())  # theirs
+
+
+@pytest.mark.parametrize("parent", ["/proc/nope", "file/inside"])
+def test_the_place_is_made_before_anything_is_recorded(parent: str, capsys: pytest.CaptureFixture[str]):
+    Path("file").touch()
+    words = ["task._target_=test_collect.NeverStepped", "policy=random", f"out={parent}/x-v0"]
+    assert error_line(capsys, *words).startswith(f"{parent}/x-v0 cannot be made: No")
+    target = "task._target_=test_collect.Diverging"
+    words = [target, "task.beyond_m=-9", "policy=random", "episodes=3", "out=a/b/x-v0"]
+    assert "too many to go on" in error_line(capsys, *words)
+    assert list(Path().iterdir()) == [Path("file")]
+
+
 def test_the_summary_is_printed_and_stored(capsys: pytest.CaptureFixture[str]):
     dataset = collect(FALLING, "policy=random", "episodes=4")
     printed = capsys.readouterr().out
@@ -206,6 +249,10 @@ def test_the_summary_is_printed_and_stored(capsys: pytest.CaptureFixture[str]):
         (["policy=random", FALLING, "task.tim=1"], "unknown key 'task.tim'"),
         (["policy=random", FALLING, "out=a"], "named NAME-v0, -v1, ..."),
         (["policy=expert", "task=pendulum_swingup"], "pendulum_swingup has no expert (`Task.expert`)"),
+        (
+            ["policy=random", FALLING, "task.images.front.camera=fixed"],
+            "task.images (front): pictures cannot be stored in a dataset yet",
+        ),
         (["policy=random", FALLING, "episodes"], "cannot read 'episodes': expected key=value"),
     ],
 )  # fmt: skip
@@ -234,4 +281,4 @@ def test_recipes_say_how_their_data_are_recorded(recipe: str) -> None:
     options = dict(word.split("=") for word in words if word not in task)
     assert compose_task_words(task)[0] == config.task
     assert options.keys() <= {field.name for field in dataclasses.fields(CollectOptions)}
-    assert options["policy"] == "expert" and options["out"] == config.data
+    assert options["policy"] == "expert" and [options["out"]] == config.data

@@ -201,12 +201,24 @@ def d4rl(path: Path, arrays: dict[str, Any]) -> Path:
 
 def test_d4rl_keeps_every_step_where_the_successors_are_there(tmp_path: Path):
     arrays = rows(6, terminals=flags(6, 2), timeouts=flags(6, 3))
-    following = arrays["observations"] + 100.0
+    following = np.where(flags(6, 2, 3, 5)[:, None], 100.0, 1.0) + arrays["observations"]
     dataset = load_dataset(d4rl(tmp_path / "a.hdf5", arrays | {"next_observations": following}))
     assert dataset.lengths.tolist() == [3, 1, 2]
     assert dataset.terminated.tolist() == [False, False, True, False, False, False]
     assert dataset.obs["policy"][:, 0].tolist() == [0, 1, 2, 102, 3, 103, 4, 5, 105]
     assert dataset.reward.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("timeouts", [None, flags(60)])
+def test_d4rl_ends_that_no_flag_marks_are_truncations(tmp_path: Path, timeouts: np.ndarray | None):
+    arrays = rows(60, terminals=flags(60, 59), timeouts=timeouts)
+    following = arrays["observations"] + np.where(flags(60, 19, 39)[:, None], 500.0, 1.0)
+    following[0] += 1e-6  # as after a detour over float32
+    dataset = load_dataset(d4rl(tmp_path / "a.hdf5", arrays | {"next_observations": following}))
+    assert dataset.lengths.tolist() == [20, 20, 20] and dataset.provenance["unmarked_ends"] == 2
+    assert dataset.terminated.nonzero().tolist() == [[59]]
+    assert dataset.obs["policy"][[19, 20, 21, 41, 42], 0].tolist() == [19, 519, 20, 539, 40]
+    assert dataset.monte_carlo_returns(1.0)[0] == sum(range(20))
 
 
 def test_d4rl_leaves_out_the_rows_whose_successor_nobody_knows(tmp_path: Path):
@@ -223,7 +235,11 @@ def test_d4rl_leaves_out_the_rows_whose_successor_nobody_knows(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "has no ends of episodes"),
+        ({"timeouts": flags(4)}, "has no ends of episodes"),
+        ({"timeouts": None, "terminals": flags(4, 3)}, "has neither timeouts nor next_observations"),
+        ({"terminals": np.array([0, 0, 0, math.nan])}, "terminals is nan in row 3, expected 0 or 1"),
+        ({"timeouts": np.array([0, 2, 0, 1])}, "timeouts is 2 in row 1, expected 0 or 1"),
+        ({"rewards": np.full(4, 1j)}, "array 'rewards' holds complex128, expected real numbers"),
         ({"rewards": None, "reward": np.zeros(4)}, r"no array 'rewards' \(did you mean 'reward'\?\)"),
         ({"actions": np.zeros((3, 1))}, r"actions has the shape \(3, 1\), there are 4 rewards"),
         ({"observations": np.zeros((4, 2, 2)), "terminals": flags(4, 3)}, "must be rows of numbers"),
@@ -237,7 +253,14 @@ def test_d4rl_leaves_out_the_rows_whose_successor_nobody_knows(tmp_path: Path):
 )
 def test_d4rl_files_that_are_not_whole_are_refused(tmp_path: Path, changes: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
-        load_dataset(d4rl(tmp_path / "a.hdf5", rows(4, **changes)))
+        load_dataset(d4rl(tmp_path / "a.hdf5", rows(4, **({"timeouts": flags(4, 3)} | changes))))
+
+
+def test_numbers_in_another_byte_order_are_read(tmp_path: Path):
+    arrays = rows(3, terminals=flags(3, 2), timeouts=flags(3))
+    swapped = {name: values.astype(values.dtype.newbyteorder(">")) for name, values in arrays.items()}
+    dataset = load_dataset(d4rl(tmp_path / "a.hdf5", swapped))
+    assert dataset.reward.tolist() == [0, 1, 2] and dataset.action.tolist() == [[0.5]] * 3
 
 
 def test_ogbench_rows_that_only_hold_an_observation_are_no_steps(tmp_path: Path):
@@ -257,7 +280,10 @@ def test_ogbench_rows_that_only_hold_an_observation_are_no_steps(tmp_path: Path)
         ({"terminals": flags(4, 2)}, "no end of its last episode"),
         ({"rewards": None}, "no array 'rewards': relabel it"),
         ({"masks": np.ones(3)}, r"masks has the shape \(3,\), there are 4 rewards"),
-        ({"rewards": np.array(["a"] * 4)}, "array 'rewards' holds <U1, expected numbers"),
+        ({"rewards": np.array(["a"] * 4)}, "array 'rewards' holds <U1, expected real numbers"),
+        ({"terminals": np.array([0, math.nan, 0, 1])}, "terminals is nan in row 1, expected 0 or 1"),
+        ({"terminals": flags(4, 3), "masks": np.full(4, math.nan)}, "masks is nan in row 0"),
+        ({"terminals": flags(4, 3)[:, None]}, r"terminals has the shape \(4, 1\), expected one number a row"),
     ],
 )
 def test_ogbench_files_that_are_not_whole_are_refused(tmp_path: Path, changes: dict[str, Any], message: str):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robotrl.core.files import write_aside, write_text_aside
+from robotrl.core.files import new_folder, write_aside, write_text_aside
 
 
 def test_a_name_holds_the_old_or_the_new_content(tmp_path: Path) -> None:
@@ -48,3 +48,15 @@ def test_an_error_leaves_nothing_behind(
     with pytest.raises(type(error)):
         write_aside(path, write)
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "old"
+
+
+def test_a_folder_that_somebody_makes_in_the_last_moment_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # it is made after it was looked for
+    folder = tmp_path / "a"
+    with pytest.raises(FileExistsError, match="a exists"), new_folder(folder) as aside:
+        (aside / "mine").touch()
+        folder.mkdir()
+        (folder / "theirs").touch()
+    assert sorted(tmp_path.rglob("*")) == [folder, folder / "theirs"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,22 @@ def test_episodes_without_an_end_and_pictures_are_refused(tmp_path: Path, minari
             lambda f: edit(f, lambda file: file["episode_1"].move("actions", "a")),
             "episode_1 has no array 'actions'",
         ),
+        (lambda f: edit(f, lambda file: file.pop("episode_1")), "has 1 episodes in .* is 2 in"),
+        (lambda f: edit(f, lambda file: file.create_group("episode_2")), "has 3 episodes in .* is 2 in"),
+        (lambda f: change(f, total_steps=6), "has 5 steps in data/main_data.hdf5, but total_steps is 6 in"),
+        (lambda f: replace(f, "episode_1", np.zeros(3)), "episode_1 is an array, expected a group of arrays"),
+        (lambda f: replace(f, "episode_1/observations", np.zeros(3)), "no array 'observations/policy'"),
+        (lambda f: replace(f, "episode_1/rewards", 1.0), "episode_1: rewards, .* of one length, at least 1"),
+        (lambda f: [replace(f, f"episode_1/{name}", np.zeros(0)) for name in COLUMNS], "at least 1"),
+        (lambda f: replace(f, "episode_1/rewards", np.ones(2, complex)), "holds complex128"),
+        (
+            lambda f: replace(f, "episode_1/truncations", np.array([math.nan, 1.0])),
+            "truncations is nan in row 0",
+        ),
+        (lambda f: success(f, math.nan), "success is nan in row 0, expected 0 or 1"),
+        (lambda f: success(f, "yes"), "array 'success' holds .*, expected real numbers"),
         (lambda f: change(f, robotrl={}), "metadata.json has no 'specs'"),
+        (lambda f: change(f, robotrl={"specs": {"control_dt_s": 1, "observation": []}}), "json is damaged"),
         (lambda f: change(f, robotrl={"specs": {}}), "metadata.json has no 'control_dt_s'"),
         (lambda f: change(f, data_format="arrow"), "has the format 'arrow'"),
     ],
@@ -186,6 +202,21 @@ def test_damaged_datasets_are_one_line(damage: Any, message: str, tmp_path: Path
 def edit(folder: Path, how: Any) -> None:
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
         how(file)
+
+
+COLUMNS = ("actions", "rewards", "terminations", "truncations")
+
+
+def replace(folder: Path, name: str, values: Any) -> None:
+    def put(file: Any) -> None:
+        del file[name]
+        file[name] = values
+
+    edit(folder, put)
+
+
+def success(folder: Path, value: Any) -> None:
+    edit(folder, lambda file: file["episode_1"].attrs.__setitem__("success", value))
 
 
 def change(folder: Path, **keys: Any) -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from robotrl.cli import main
+from robotrl.compose import compose
 from robotrl.core.config import from_yaml
+from robotrl.training.train import make_loop
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "my_robot"
@@ -69,7 +71,7 @@ def test_commands_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Training is composed only; everything else really runs, in the order of the page."""
+    """Training is composed, and given its data; everything else really runs, in the order of the page."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLE)
     copy = shutil.copytree(trained, tmp_path / "RUN")
@@ -86,6 +88,8 @@ def test_commands_work(
             if "--resume" in words:
                 shutil.rmtree(copy / "evaluation")  # as if it had been stopped before its end
             composes = words[0] == "train" and not {"--resume", "--cfg"} & set(words)
+            if composes and any(word.startswith("data=") for word in words):
+                make_loop(compose(words[1:]))  # what the page recorded is there, and of that task
             assert main([*words, "--cfg"] if composes else words) == 0, f"{line}\n{capsys.readouterr().err}"
     assert from_yaml(copy / "config.yaml") == from_yaml(trained / "config.yaml")
 

@@ -73,9 +73,15 @@ class RunOptions:
     total_steps: int = 1_000_000
     """Length of the training, environment steps over all simulations, at least 0; 0 where a method learns
     from `data` alone."""
-    data: str | None = None
-    """Dataset that a method learns from beside its own experience: a Minari folder or an HDF5 file of D4RL's
-    layout; null for none."""
+    data: list[str] | None = None
+    """Dataset that a method learns from beside its own experience: a Minari folder, an HDF5 file of D4RL's
+    layout or an npz file of OGBench's; or several, [A, B], whose episodes are joined; null for none."""
+    data_of_other_task: bool = False
+    """Whether `data` may be recorded on another task, or with other options of it than physics, length of
+    episodes and pictures: their rewards and ends are then learned from as they were recorded."""
+    data_any_bounds: bool = False
+    """Whether actions of files without names stand for the task's in [-1, 1] as they are, whatever physical
+    bounds both have: true where their author scaled them so."""
     data_command: str | None = None
     """Command that records `data`, told to whoever does not have it; null where none is known."""
     eval_every: int = 0
@@ -117,6 +123,8 @@ class RunOptions:
         for name in ("seed", "eval_seed"):
             if getattr(self, name) >= SEEDS:
                 raise ValueError(f"{name} must be below 2^30, got {getattr(self, name)}")
+        if self.data == []:
+            raise ValueError("data must name at least one dataset, or be null")
         if not self.runs_dir:
             raise ValueError("runs_dir must name a folder, got ''")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from robotrl.core.errors import UsageError
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
@@ -61,6 +65,36 @@ def new_folder(path: Path) -> Iterator[Path]:
                     os.fsync(opened.fileno())
         if path.exists():  # a rename would replace an empty folder
             raise FileExistsError(f"{path} exists")
-        os.rename(aside, path)
+        try:
+            os.rename(aside, path)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:  # made since the line above
+                raise FileExistsError(f"{path} exists") from error
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def writable_parent(path: Path) -> Iterator[None]:
+    """Make the folders above `path` before the work that is to fill it; remove those still empty after it.
+
+    Args:
+        path: of a file or folder to be made.
+
+    Raises:
+        UsageError: they cannot be made or written.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise UsageError(f"{path} cannot be made: {error.strerror}") from error
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()

@@ -136,6 +136,8 @@ def _fill(node: DictConfig, schema: type, given: Mapping[str, Any], path: str) -
             continue
         if isinstance(value, float) and value.is_integer() and int in (hint, *get_args(hint)):
             value = int(value)  # 1e6 is a float to YAML
+        if isinstance(value, str | Path) and list[str] in (hint, *get_args(hint)):
+            value = [value]  # one word is a list of one
         close = ""
         if isinstance(hint, type) and issubclass(hint, enum.Enum):
             value = next((member for member in hint if _spelled(member) == str(value).lower()), value)

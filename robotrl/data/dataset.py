@@ -93,20 +93,22 @@ class Dataset:
         """(E,) int64, last step of each episode."""
         return self.lengths.cumsum(0) - 1
 
-    def check_fits(self, specs: Specs, groups: Collection[str]) -> None:
+    def check_fits(self, specs: Specs, groups: Collection[str], any_bounds: bool = False) -> None:
         """Check that a policy for `specs` can learn from the dataset.
 
         Args:
             specs: of the task.
             groups: observation groups that are learned from.
+            any_bounds: whether actions in [-1, 1] of a file without names stand for those of `specs` in
+                [-1, 1], whatever their physical bounds.
 
         Raises:
             UsageError: a group is missing, terms or widths differ, or actions mean something else.
         """
         for group in groups:
-            wanted = specs.observation[group]
             if group not in self.obs:
                 raise self._error(f"has the observation groups {', '.join(self.obs)}, not {group!r}")
+            wanted = specs.observation[group]
             width, recorded = specs.obs_dim(group), self.obs[group].shape[1]
             if width != recorded:
                 raise self._error(f"observation group {group!r} has {recorded} numbers, the task's {width}")
@@ -124,9 +126,12 @@ class Dataset:
             raise self._error(f"has {len(self.specs.action)} actions, the task {specs.action_dim}")
         for have, want in zip(self.specs.action, specs.action, strict=True):
             off = abs(have.low - want.low) + abs(have.high - want.high)
+            if any_bounds and not self.named:
+                off = 0.0
             named_alike = not self.named or (have.name, have.unit) == (want.name, want.unit)
             if not named_alike or off > _ROUNDING * (want.high - want.low):
-                raise self._error(f"has the action {_bounds(have)} where the task has {_bounds(want)}")
+                hint = "" if self.named else "; data_any_bounds=true says that they are scaled to those"
+                raise self._error(f"has the action {_bounds(have)} where the task has {_bounds(want)}{hint}")
 
     def monte_carlo_returns(self, gamma: float) -> Tensor:
         """(S,) float64, sum of gamma^i r_i from each step to the end of its episode.

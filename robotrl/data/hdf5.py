@@ -56,8 +56,10 @@ def read_array(group: Any, name: str, where: str) -> np.ndarray:
         where: which file and part of it, for errors.
 
     Raises:
-        UsageError: there is none of that name, it holds no numbers or cannot be read.
+        UsageError: `group` is none, there is no array of that name, it holds no numbers or cannot be read.
     """
+    if not isinstance(group, h5py.Group):
+        raise UsageError(f"{where} is an array, expected a group of arrays")
     found = group.get(name)
     if not isinstance(found, h5py.Dataset):
         raise UsageError(f"{where} has no array {name!r}{nearest(name, group)}; it has {', '.join(group)}")

@@ -27,7 +27,7 @@ from robotrl.core.files import new_folder
 from robotrl.core.types import ActionTerm, ObsTerm, Specs
 from robotrl.data.dataset import Dataset, scaled_actions
 from robotrl.data.hdf5 import open_hdf5, read_array, write_hdf5
-from robotrl.data.rows import float_tensor
+from robotrl.data.rows import check_numbers, double_tensor, float_tensor, truth_values
 from robotrl.data.specs_json import specs_from_json, specs_to_json
 
 MAIN_FILE, METADATA_FILE = Path("data/main_data.hdf5"), Path("data/metadata.json")
@@ -38,14 +38,22 @@ _MINARI_VERSION = "0.5.4"
 _KEY = "robotrl"
 
 
+class TakenError(UsageError):
+    """Something is already where a dataset was to be made."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} exists: choose another place, such as the next number after -v")
+
+
 def check_new(folder: Path) -> None:
     """Check that a dataset can be written to a folder.
 
     Raises:
-        UsageError: something is there, or Minari could not be told its name.
+        TakenError: something is there.
+        UsageError: Minari could not be told its name.
     """
     if folder.exists():
-        raise UsageError(f"{folder} exists: choose another place, such as the next number after -v")
+        raise TakenError(folder)
     if not _NAME.fullmatch(folder.name):
         raise UsageError(
             f"a dataset's folder is named NAME-v0, -v1, ... (letters, digits, - and _), got {folder.name!r}"
@@ -60,15 +68,18 @@ def write_minari(dataset: Dataset, folder: Path) -> None:
         folder: NAMESPACE/NAME-v0, to be made.
 
     Raises:
-        UsageError: see `check_new`.
+        TakenError, UsageError: see `check_new`; the first also where somebody else took the name meanwhile.
     """
     check_new(folder)
-    with new_folder(folder) as aside:
-        (aside / MAIN_FILE).parent.mkdir()
-        write_hdf5(aside / MAIN_FILE, lambda file: _write_episodes(dataset, file))
-        size_mb = (aside / MAIN_FILE).stat().st_size / 1e6
-        text = json.dumps(_metadata(dataset, folder, size_mb), indent=2, allow_nan=False)
-        (aside / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
+    try:
+        with new_folder(folder) as aside:
+            (aside / MAIN_FILE).parent.mkdir()
+            write_hdf5(aside / MAIN_FILE, lambda file: _write_episodes(dataset, file))
+            size_mb = (aside / MAIN_FILE).stat().st_size / 1e6
+            text = json.dumps(_metadata(dataset, folder, size_mb), indent=2, allow_nan=False)
+            (aside / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
+    except FileExistsError as error:
+        raise TakenError(folder) from error
 
 
 def read_minari(folder: Path) -> Dataset:
@@ -78,7 +89,8 @@ def read_minari(folder: Path) -> Dataset:
     their actions are scaled from the bounds of the action space onto [-1, 1].
 
     Raises:
-        UsageError: a file is missing or damaged, or the data are not whole episodes of numbers.
+        UsageError: a file is missing or damaged, the data are not whole episodes of numbers, or there are
+            more or fewer of them than the metadata count.
     """
     metadata = _read_metadata(folder)
     layout = _layout(metadata, folder)
@@ -89,7 +101,9 @@ def read_minari(folder: Path) -> Dataset:
             raise UsageError(
                 f"dataset {folder} has no {missing or 'episode_0'} among its {len(file)} episodes"
             )
+        _check_count(metadata, "total_episodes", len(names), folder)
         episodes = [_read_episode(file[name], layout, f"dataset {folder}, {name}") for name in names]
+    _check_count(metadata, "total_steps", sum(len(episode.reward) for episode in episodes), folder)
     successes = [episode.success for episode in episodes]
     terms = layout.specs.action
     action = torch.cat([episode.action for episode in episodes])
@@ -201,6 +215,15 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
+def _check_count(metadata: dict[str, Any], name: str, found: int, folder: Path) -> None:
+    """Check that nothing was cut off after the metadata were written."""
+    if metadata.get(name) != found:
+        raise UsageError(
+            f"dataset {folder} has {found} {name.removeprefix('total_')} in {MAIN_FILE}, but {name} is "
+            f"{metadata.get(name)} in {METADATA_FILE}: a part is missing, or the two are not of one dataset"
+        )
+
+
 def _layout(metadata: dict[str, Any], folder: Path) -> _Layout:
     path = folder / METADATA_FILE
     try:
@@ -210,8 +233,10 @@ def _layout(metadata: dict[str, Any], folder: Path) -> _Layout:
             paths = {
                 group: ["observations" if flat else f"observations/{group}"] for group in specs.observation
             }
-            return _Layout(specs, paths, True, metadata[_KEY]["provenance"])
+            return _Layout(specs, paths, True, dict(metadata[_KEY]["provenance"]))
         leaves = _boxes(json.loads(metadata["observation_space"]), (), path)
+        if not leaves:
+            raise ValueError("its observation_space holds nothing")
         terms = tuple(ObsTerm(".".join(keys) or "observation", size, "1") for keys, size in leaves)
         paths = {"policy": ["/".join(("observations", *keys)) for keys, _ in leaves]}
         action = _action_terms(json.loads(metadata["action_space"]), path)
@@ -219,7 +244,7 @@ def _layout(metadata: dict[str, Any], folder: Path) -> _Layout:
         return _Layout(specs, paths, False, _foreign_provenance(metadata))
     except KeyError as error:
         raise UsageError(f"{path} has no {error}") from error
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is damaged: {error}") from error
 
 
@@ -246,29 +271,37 @@ def _action_terms(space: dict[str, Any], path: Path) -> tuple[ActionTerm, ...]:
 
 
 def _read_episode(group: Any, layout: _Layout, where: str) -> _Episode:
-    reward = read_array(group, "rewards", where)
-    ends = [read_array(group, name, where).astype(bool) for name in ("terminations", "truncations")]
+    reward, *ends = (read_array(group, name, where) for name in ("rewards", "terminations", "truncations"))
+    if reward.ndim != 1 or not len(reward) or any(flags.shape != reward.shape for flags in ends):
+        raise UsageError(f"{where}: rewards, terminations and truncations must be of one length, at least 1")
     steps = len(reward)
+    terminated, truncated = (
+        truth_values(flags, name, where)
+        for flags, name in zip(ends, ("terminations", "truncations"), strict=True)
+    )
     action = _columns(read_array(group, "actions", where), steps, "actions", where)
     obs = {}
     for name, paths in layout.paths.items():
         columns = [_columns(read_array(group, path, where), steps + 1, path, where) for path in paths]
         obs[name] = float_tensor(np.concatenate(columns, axis=1))
-    if reward.ndim != 1 or not steps or any(flags.shape != (steps,) for flags in ends):
-        raise UsageError(f"{where}: rewards, terminations and truncations must be of one length, at least 1")
-    over = np.flatnonzero(ends[0] | ends[1])
+    over = np.flatnonzero(terminated | truncated)
     if not len(over):
         raise UsageError(f"{where} has no end: neither terminations nor truncations is true in its last step")
     if over[0] != steps - 1:
         raise UsageError(f"{where} ends in step {over[0]}, but goes on to step {steps - 1}: cut it there")
-    success = group.attrs.get("success")
     return _Episode(
         obs,
-        torch.from_numpy(action),
+        double_tensor(action),
         float_tensor(reward),
-        torch.from_numpy(ends[0]),
-        None if success is None else bool(success),
+        torch.from_numpy(terminated),
+        _success(group.attrs.get("success"), where),
     )
+
+
+def _success(found: Any, where: str) -> bool | None:
+    if found is None:
+        return None
+    return bool(truth_values(check_numbers(np.asarray(found)[None], "success", where), "success", where)[0])
 
 
 def _columns(values: np.ndarray, length: int, name: str, where: str) -> np.ndarray:

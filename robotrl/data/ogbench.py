@@ -9,7 +9,7 @@ import numpy as np
 
 from robotrl.core.errors import UsageError, nearest
 from robotrl.data.dataset import Dataset
-from robotrl.data.rows import Rows, check_numbers, check_rows
+from robotrl.data.rows import Rows, check_numbers, check_rows, truth_values
 
 _ARRAYS = ("observations", "actions", "terminals", "rewards")
 
@@ -21,7 +21,8 @@ def read_ogbench(path: Path) -> Dataset:
     time limit. A true end state is where `masks` is 0: there an episode is split in two.
 
     Raises:
-        UsageError: an array is missing, the shapes do not fit or the last episode has no end.
+        UsageError: an array is missing, the shapes do not fit, a flag is neither 0 nor 1 or the last
+            episode has no end.
     """
     where = f"dataset {path}"
     try:
@@ -38,11 +39,13 @@ def read_ogbench(path: Path) -> Dataset:
             raise UsageError(f"{where} has no array {name!r}{hint}; it has {', '.join(names)}")
     check_rows(where, arrays)
     obs, action, terminals, reward = (arrays[name] for name in _ARRAYS)
-    observed_only = terminals.astype(bool)
+    observed_only = truth_values(terminals, "terminals", where)
     if not observed_only[-1]:
         raise UsageError(f"{where} has no end of its last episode: the last of `terminals` is 0")
     rows = np.arange(len(reward))
-    terminated = arrays["masks"] == 0 if "masks" in arrays else np.zeros_like(observed_only)
+    terminated = np.zeros_like(observed_only)
+    if "masks" in arrays:
+        terminated = ~truth_values(arrays["masks"], "masks", where)
     ends = terminated | np.append(observed_only[1:], True)
     content = Rows(obs, rows + 1, action, reward, terminated, ends, rows[~observed_only])
     return content.to_dataset(str(path), {"format": "OGBench"})

@@ -59,7 +59,7 @@ class Rows:
             origin,
             Specs({"policy": (ObsTerm("observation", self.obs.shape[1], "1"),)}, actions, math.nan),
             {"policy": float_tensor(self.obs[order])},
-            scaled_actions(torch.from_numpy(self.action[self.steps]), actions),
+            scaled_actions(double_tensor(self.action[self.steps]), actions),
             float_tensor(self.reward[self.steps]),
             torch.from_numpy(self.terminated[self.steps]),
             torch.from_numpy(np.diff(last, prepend=-1)),
@@ -82,16 +82,35 @@ def check_rows(where: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def check_numbers(values: np.ndarray, name: str, where: str) -> np.ndarray:
-    """Return an array of numbers or truth values as it is.
+    """Return an array of real numbers or truth values as it is.
 
     Raises:
         UsageError: it holds something else.
     """
-    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-        raise UsageError(f"{where}: array {name!r} holds {values.dtype}, expected numbers")
+    if values.dtype.kind not in "biuf":
+        raise UsageError(f"{where}: array {name!r} holds {values.dtype}, expected real numbers")
     return values
 
 
+def truth_values(values: np.ndarray, name: str, where: str) -> np.ndarray:
+    """Return (M,) numbers that are 0 or 1 as bool.
+
+    Raises:
+        UsageError: one of them is something else, such as NaN, or there is more than one a row.
+    """
+    if values.ndim != 1:
+        raise UsageError(f"{where}: {name} has the shape {values.shape}, expected one number a row")
+    wrong = np.flatnonzero((values != 0) & (values != 1))
+    if len(wrong):
+        raise UsageError(f"{where}: {name} is {values[wrong[0]]:g} in row {wrong[0]}, expected 0 or 1")
+    return values.astype(bool)
+
+
 def float_tensor(values: np.ndarray) -> Tensor:
-    """Return a tensor of its own memory, float32."""
+    """Return a tensor of its own memory, float32, of numbers of any width and byte order."""
     return torch.from_numpy(np.array(values, dtype=np.float32))
+
+
+def double_tensor(values: np.ndarray) -> Tensor:
+    """Return a tensor of its own memory, float64, of numbers of any width and byte order."""
+    return torch.from_numpy(np.array(values, dtype=np.float64))

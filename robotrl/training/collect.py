@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,13 @@ from torch import Tensor
 from robotrl.core import checks
 from robotrl.core.config import SEEDS, collection_seed, learner_seed, task_to_yaml
 from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.files import writable_parent
 from robotrl.core.types import Obs, Specs
 from robotrl.data.dataset import Dataset
 from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask, Env, make_env
 from robotrl.sim.threads import one_torch_thread
+from robotrl.tasks.task import Task
 from robotrl.training.controller import Controller
 from robotrl.training.demonstrators import Demonstrator, random_actions, scripted_expert, trained_policy
 from robotrl.training.run_folder import RunFolder, versions
@@ -42,7 +46,8 @@ class CollectOptions:
     seed: int = 0
     """Of environments, noise and draws, at least 0 and below 2^30."""
     out: str | None = None
-    """Folder to make, NAME-v0; null for datasets/TASK/POLICY-v0, or the next number that is free."""
+    """Folder to make, NAME-v0; null for datasets/TASK/POLICY-v0, or the next number that is free. What
+    somebody else makes there meanwhile is left alone: the data then get the next number, too."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, 1, "episodes")
@@ -75,10 +80,11 @@ def collect(
         The folder that was made, and what is in it.
 
     Raises:
-        UsageError: the folder exists, or the policy does not fit the task.
+        UsageError: the folder exists or cannot be made, the policy does not fit the task, or the task
+            observes pictures.
         RobotrlError: h5py is missing, or most simulations diverged.
     """
-    from robotrl.data.minari import check_new, write_minari  # needs an extra
+    from robotrl.data.minari import check_new  # needs an extra
 
     if task is None:
         if options.policy in ("expert", "random"):
@@ -87,28 +93,52 @@ def collect(
             )
         config = RunFolder(Path(options.policy)).config()
         task, task_name = config.task, config.task_name
+    if isinstance(task, Task) and task.images:
+        raise UsageError(
+            f"task.images ({', '.join(task.images)}): pictures cannot be stored in a dataset yet; collect "
+            "without them, by a policy that does not need them"
+        )
     if options.out is not None:
         check_new(Path(options.out))
     most = getattr(type(task), "max_default_num_envs", _MOST_ENVS)
     env = make_env(task, min(options.episodes, most, _MOST_ENVS), collection_seed(options.seed))
     rng = torch.Generator().manual_seed(learner_seed(options.seed))
     who = _demonstrator(options, task_name, env, rng)
-    folder = Path(options.out) if options.out is not None else _next_folder(task_name, who.name)
-    episodes, diverged = _episodes(env, who, options, rng, task_name, show_progress)
-    provenance = {
+    default = Path("datasets") / task_name / f"{who.name}-v0"
+    folder = _free(default) if options.out is None else Path(options.out)
+    with writable_parent(folder):
+        episodes, diverged = _episodes(env, who, options, rng, task_name, show_progress)
+        made_by = _provenance(options, task, task_name, who, env.num_envs, diverged)
+        return _write(_joined(episodes, str(folder), env.specs, made_by), folder)
+
+
+def _provenance(
+    options: CollectOptions, task: AnyTask, task_name: str, who: Demonstrator, num_envs: int, diverged: int
+) -> dict[str, Any]:
+    return {
         "task_name": task_name,
         "task": task_to_yaml(task),
         "policy": options.policy,
         **who.provenance,
         "noise_std": options.noise_std,
         "seed": options.seed,
-        "num_envs": env.num_envs,
+        "num_envs": num_envs,
         "diverged_episodes": diverged,
         **versions(),
     }
-    dataset = _joined(episodes, str(folder), env.specs, provenance)
-    write_minari(dataset, folder)
-    return folder, dataset
+
+
+def _write(dataset: Dataset, folder: Path) -> tuple[Path, Dataset]:
+    """Write to a folder, or to the next free number where somebody else took it while this was recorded."""
+    from robotrl.data.minari import TakenError, write_minari
+
+    while True:
+        try:
+            write_minari(dataset, folder)
+            return folder, dataset
+        except TakenError:
+            folder = _free(folder, later=1)
+            dataset = dataclasses.replace(dataset, origin=str(folder))
 
 
 @dataclass(frozen=True)
@@ -257,9 +287,8 @@ def _demonstrator(options: CollectOptions, task_name: str, env: Env, rng: torch.
     return trained_policy(Path(options.policy), options.deterministic, env, rng)
 
 
-def _next_folder(task_name: str, who: str) -> Path:
-    parent = Path("datasets") / task_name
-    number = 0
-    while (parent / f"{who}-v{number}").exists():
-        number += 1
-    return parent / f"{who}-v{number}"
+def _free(folder: Path, later: int = 0) -> Path:
+    """Return the first folder of NAME-vI, NAME-v(I+1), ... where nothing is; I is `later` than `folder`'s."""
+    stem, _, number = folder.name.rpartition("-v")
+    names = (f"{stem}-v{i}" for i in itertools.count(int(number) + later))
+    return next(place for name in names if not (place := folder.with_name(name)).exists())

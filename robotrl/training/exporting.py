@@ -68,6 +68,8 @@ def provenance(config: TrainConfig, env_steps: int, return_mean: float | None) -
         "env_steps": env_steps,
         "return_mean": return_mean,
         "task_name": config.task_name,
+        "data": config.data,
+        "init_from": getattr(config.algorithm, "init_from", None),
     }
 
 

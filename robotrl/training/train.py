@@ -10,12 +10,9 @@ from typing import Any
 
 import torch
 
-from robotrl.algorithms.off_policy.learner import ReplayLearner
 from robotrl.core import checkpoint
 from robotrl.core.config import Backend, TrainConfig, learner_seed
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.data.loading import load_dataset
-from robotrl.data.replay import Replay
 from robotrl.envs.env import make_env
 from robotrl.envs.foreign.task import ForeignTask
 from robotrl.export.bundle import check_exportable, export_policy
@@ -33,6 +30,7 @@ from robotrl.training.off_policy import OffPolicyLoop
 from robotrl.training.on_policy import OnPolicyLoop
 from robotrl.training.playback import own_task
 from robotrl.training.pretrained import inherit_policy, start_from_origin
+from robotrl.training.prior_data import check_same_data, load_prior_data, note_data
 from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
 from robotrl.training.restore import make_policy
@@ -74,6 +72,7 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
         check_exportable(loop.algorithm.policy, config.task, config.allow_simulation_only)
     run = RunFolder.create(config)
     with training_lock(run.path):
+        note_data(run, loop)
         return _run(run, config, loop, None, show_progress)
 
 
@@ -82,7 +81,7 @@ def resume(path: Path, *, show_progress: bool = True) -> Path:
 
     Raises:
         UsageError: `path` is not a run folder, or its run is complete, is being trained by another
-            process, or is of a kind that cannot be resumed.
+            process, learned from other data, or is of a kind that cannot be resumed.
         RobotrlError: it has no checkpoint, or a damaged one.
     """
     run = RunFolder(path)
@@ -95,6 +94,7 @@ def _resume(run: RunFolder, show_progress: bool) -> Path:
     config = run.config()
     state = checkpoint.load(run.latest_checkpoint())
     loop = make_loop(config, resumed=True)
+    check_same_data(run, config, loop)
     try:
         loop.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
@@ -136,25 +136,14 @@ def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
     if loop_class is OffPolicyLoop:
         if not resumed:
             start_from_origin(config, algorithm)
-        data = None if config.data is None else _data(config, config.data, algorithm, resumed)
+        data = None if config.data is None else load_prior_data(config, config.data, algorithm, resumed)
         return OffPolicyLoop(env, algorithm, config.total_steps, torch_threads, data)
     if config.data is not None:
         raise UsageError(
-            f"data={config.data}: {config.algorithm_class.__name__} learns from its own experience only; "
-            "leave data= out or choose a method that takes data, such as algorithm=rlpd"
+            f"data={', '.join(config.data)}: {config.algorithm_class.__name__} learns from its own "
+            "experience only; leave data= out or choose a method that takes data, such as algorithm=rlpd"
         )
     return loop_class(env, algorithm, config.total_steps, torch_threads)
-
-
-def _data(config: TrainConfig, path: str, algorithm: ReplayLearner, resumed: bool) -> Replay:
-    """Return what was collected before, and let the normalisers know it unless a checkpoint will."""
-    if config.data_command is not None and not Path(path).exists():
-        raise UsageError(f"dataset {path} does not exist: record it with `{config.data_command}`")
-    dataset = load_dataset(path)
-    dataset.check_fits(algorithm.specs, algorithm.obs_groups)
-    if not resumed:
-        algorithm.observe({group: dataset.obs[group] for group in algorithm.obs_groups})
-    return dataset.to_replay(algorithm.obs_groups)
 
 
 def _make_sim(config: TrainConfig) -> MakeSim | None:
