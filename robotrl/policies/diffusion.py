@@ -44,8 +44,8 @@ class Schedule(enum.Enum):
     VP = "vp"
     """Variance-preserving SDE from 0.1 to 10 in T steps (Song et al. 2021, arXiv:2011.13456)."""
     COSINE = "cosine"
-    """Nichol & Dhariwal 2021, arXiv:2102.09672, for a thousand steps, with beta up to 0.999. Up to 0.95 here:
-    with ten steps, DDIM would begin by dividing by 0.005, which multiplies rounding and the network's errors."""
+    """Nichol & Dhariwal 2021, arXiv:2102.09672, where beta reaches 0.999, in a thousand steps. It is 0.95 at
+    most here: in ten, DDIM would begin by dividing by 0.005 and multiply rounding and errors."""
     LINEAR = "linear"
     """beta from 1e-4 to 2e-2, for about a thousand steps: with few it leaves most of the action."""
 
