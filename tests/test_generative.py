@@ -203,10 +203,16 @@ def test_ddim_finds_a_point_in_any_number_of_steps(kind: Schedule, count: int) -
 
 def test_sampling_steps() -> None:
     assert diffusion(sampler=Sampler.DDIM, steps=10, sampling_steps=4).times.tolist() == [9, 7, 4, 1]
-    with pytest.raises(UsageError, match=r"sampling_steps=4 of steps=10: only sampler=ddim can leave out"):
+    with pytest.raises(ValueError, match=r"sampling_steps=4 of steps=10: only sampler=ddim can leave out"):
         diffusion(steps=10, sampling_steps=4)
     with pytest.raises(UsageError, match=r"sampling_steps must be in 1 to steps=10, got 11"):
         diffusion(sampler=Sampler.DDIM, steps=10, sampling_steps=11)
+    policy, ddim = diffusion(steps=10), diffusion(sampler=Sampler.DDIM, steps=10, sampling_steps=4)
+    policy.set_sampling_steps(10)
+    assert policy.noise_dim == 20 and policy.clips_steps
+    policy.set_sampling_steps(4)
+    noise, features = ddim.draw_noise((5,), rng(1)), torch.randn(5, 3, generator=rng(2))
+    assert policy.noise_dim == 2 and torch.equal(policy.decode(features, noise), ddim.decode(features, noise))
     policy = flow(steps=10)
     policy.set_sampling_steps(4)
     assert policy.times.tolist() == [0.0, 2.5, 5.0, 7.5]

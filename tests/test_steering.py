@@ -15,6 +15,7 @@ from robotrl.algorithms.off_policy.bc import BC, BCConfig
 from robotrl.algorithms.off_policy.config import Preset
 from robotrl.algorithms.off_policy.dsrl import DSRL, DSRLConfig
 from robotrl.algorithms.off_policy.dsrl_sac import DSRLSAC
+from robotrl.algorithms.off_policy.expo import EXPO, EXPOConfig
 from robotrl.algorithms.off_policy.residual import Residual, ResidualConfig
 from robotrl.algorithms.off_policy.steering import SteeringConfig
 from robotrl.compose import compose, compose_task
@@ -116,11 +117,27 @@ def test_a_dsrl_update_equals_a_float64_reference(preset, reach, cut):
         torch.testing.assert_close(mine.flat.double(), theirs.flat, rtol=0, atol=5e-5)
 
 
-def test_only_a_base_that_one_noise_decides_can_be_steered():
-    with pytest.raises(UsageError, match="sampler=ddim"):
-        DSRL.make_policy(SPECS, diffusion(), DSRLConfig(), rng())
-    ddim = DiffusionConfig(hidden=[16], time_dim=8, steps=4, sampler=Sampler.DDIM)
-    assert DSRL.make_policy(SPECS, DiffusionPolicy(SPECS, ddim, rng()), DSRLConfig(), rng()).noise_dim == 0
+def test_a_diffusion_policy_is_steered_by_its_first_noise():
+    ancestral = diffusion()
+    options = {"hidden": [16, 16], "time_dim": 8, "steps": 4, "normalize_obs": False}
+    ddim = DiffusionPolicy(SPECS, DiffusionConfig(**options, sampler=Sampler.DDIM), rng())
+    ddim.load_state_dict(ancestral.state_dict())
+    assert ancestral.noise_dim == 8
+    policy = DSRL.make_policy(SPECS, ancestral, DSRLConfig(), rng())
+    noise, features = torch.randn(5, 2, generator=rng(1)), torch.randn(5, 3, generator=rng(2))
+    assert torch.equal(policy.decode(features, noise), ddim.decode(features, noise))
+
+
+@pytest.mark.parametrize("algorithm", [EXPO, Residual])
+def test_fewer_steps_of_an_ancestral_base_take_less_noise(algorithm):
+    config = EXPOConfig(num_samples=3, num_edits=0) if algorithm is EXPO else ResidualConfig()
+    policy = algorithm.make_policy(SPECS, diffusion(), config, rng())
+    rows = 3 if algorithm is EXPO else 1
+    flat = torch.randn(5, 3, generator=rng(2))
+    for count, width in ((4, 8), (3, 2), (4, 2)):
+        policy.set_sampling_steps(count)
+        assert (policy.sampling_steps, policy.noise_dim) == (count, rows * width)
+        assert policy(flat, policy.draw_noise((5,), rng(1))).shape == (5, 2)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -71,6 +71,11 @@ class CandidatePolicy(CompositePolicy):
         self.temperature = temperature
         self.noise_dim = num_samples * base.noise_dim + num_edits * self.chunk_dim
 
+    def set_sampling_steps(self, count: int) -> None:
+        """Let the base decide in `count` denoising steps, for which it may need other noise."""
+        super().set_sampling_steps(count)
+        self.noise_dim = self.num_samples * self.base.noise_dim + self.num_edits * self.chunk_dim
+
     def score(self, features: Tensor, candidates: Tensor) -> Tensor:
         """Return what the policy's critics say of candidates (B, m, h A), (B, m)."""
         return self.aggregate.of(self.critics.candidates(features, candidates), self.pessimism)

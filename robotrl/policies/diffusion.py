@@ -97,6 +97,11 @@ class DiffusionConfig(DenoisingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.at_least(self, 1, "sampling_steps")
+        if self.sampler is Sampler.ANCESTRAL and (self.sampling_steps or self.steps) < self.steps:
+            raise ValueError(
+                f"sampling_steps={self.sampling_steps} of steps={self.steps}: only sampler=ddim can leave "
+                "out steps"
+            )
 
 
 class DiffusionPolicy(DenoisingPolicy):
@@ -110,27 +115,32 @@ class DiffusionPolicy(DenoisingPolicy):
 
     def __init__(self, specs: Specs, config: DiffusionConfig, rng: torch.Generator) -> None:
         super().__init__(specs, config, rng)
-        self.schedule, self.sampler = config.schedule, config.sampler
-        self.clips_steps = config.sampler is Sampler.ANCESTRAL
+        self.schedule = config.schedule
         left = config.schedule.alphas(config.steps).cumprod(0)
         self.set_table("signal", left.sqrt().unsqueeze(-1))
         self.set_table("noise", (1.0 - left).sqrt().unsqueeze(-1))
-        self.set_sampling_steps(config.sampling_steps or config.steps)
+        self._sample_by(config.sampler, config.sampling_steps or config.steps)
 
     def set_sampling_steps(self, count: int) -> None:
         """Decide in `count` steps from now on, at most as many as were trained.
 
+        Fewer are steps of DDIM, whatever the sampler was: both sample what one network learned.
+
         Raises:
-            UsageError: there are not so many, or the sampler cannot leave out any.
+            UsageError: there are not so many.
         """
+        self._sample_by(Sampler.DDIM if count < self.steps else self.sampler, count)
+
+    def drop_step_noise(self) -> None:
+        """Decide by DDIM from now on, in as many steps: the first noise alone decides."""
+        self._sample_by(Sampler.DDIM, len(self.times))
+
+    def _sample_by(self, sampler: Sampler, count: int) -> None:
         if not 1 <= count <= self.steps:
             raise UsageError(f"sampling_steps must be in 1 to steps={self.steps}, got {count}")
-        if self.sampler is Sampler.ANCESTRAL and count < self.steps:
-            raise UsageError(
-                f"sampling_steps={count} of steps={self.steps}: only sampler=ddim can leave out steps"
-            )
+        self.sampler, self.clips_steps = sampler, sampler is Sampler.ANCESTRAL
         alpha = self.schedule.alphas(self.steps)
-        if self.sampler is Sampler.ANCESTRAL:
+        if sampler is Sampler.ANCESTRAL:
             t = torch.arange(self.steps).flip(0)
             noise = (1.0 - alpha.cumprod(0)).sqrt()
             tables = torch.stack([1.0 / alpha.sqrt(), (alpha - 1.0) / (noise * alpha.sqrt())])[:, t]

@@ -24,6 +24,11 @@ class ResidualPolicy(CompositePolicy):
         self.edit = edit
         self.noise_dim = base.noise_dim
 
+    def set_sampling_steps(self, count: int) -> None:
+        """Let the base decide in `count` denoising steps, for which it may need other noise."""
+        super().set_sampling_steps(count)
+        self.noise_dim = self.base.noise_dim
+
     def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the base's decision with the mode of its correction, (B, h A)."""
         base = self.base(flat, noise)

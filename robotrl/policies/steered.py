@@ -11,6 +11,7 @@ from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs
 from robotrl.networks.mlp import MLP, Activation, Init, Norm
 from robotrl.policies.composite import CompositePolicy
+from robotrl.policies.diffusion import DiffusionPolicy
 from robotrl.policies.policy import HasLatent, Policy
 from robotrl.policies.squashed import SquashedHead
 
@@ -45,7 +46,8 @@ class SteeredPolicy(CompositePolicy):
     """a = decode(s, w), w = b tanh(mean(s)); exploring, w is drawn.
 
     Args:
-        base: decodes; it must be decided by as many numbers as an action has.
+        base: decodes; it must be decided by as many numbers as an action has. A diffusion policy is from now
+            on, see `DiffusionPolicy.drop_step_noise`.
         actor: chooses the noise.
 
     Raises:
@@ -55,10 +57,12 @@ class SteeredPolicy(CompositePolicy):
     def __init__(self, base: Policy, actor: NoiseActor) -> None:
         super().__init__(base)
         assert isinstance(base, HasLatent)
+        if isinstance(base, DiffusionPolicy):
+            base.drop_step_noise()
         if base.noise_dim != base.chunk_dim:
             raise UsageError(
                 f"{type(base).__name__} draws {base.noise_dim} numbers for {base.chunk_dim} actions and "
-                "cannot be steered: set policy.sampler=ddim, or use policy=flow"
+                "cannot be steered: use a flow or diffusion policy"
             )
         self.actor = actor
 
