@@ -43,6 +43,7 @@ def run_piece(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any
         f"total_steps={args.steps}",
         f"seed={seed}",
         "eval_episodes=100",
+        "export=false",
         f"torch_threads={args.threads}",
         f"sim_threads={args.threads}",
     ]
