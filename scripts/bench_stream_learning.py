@@ -202,7 +202,8 @@ def show(piece: dict[str, Any]) -> None:
     cells = []
     for name in ("online", "auc", "eval"):
         low, high = piece[name]["interval"]
-        cells.append(f"{name} {piece[name]['mean']:8.1f} ({low:.0f} to {high:.0f})")
+        of_seeds = f" ({low:.0f} to {high:.0f})" if piece["num_streams"] > 1 else ""
+        cells.append(f"{name} {piece[name]['mean']:8.1f}{of_seeds}")
     steps = f"{piece['num_streams']}x{piece['steps_per_stream']:,}"
     print(f"{piece['task']:18s} {piece['method']:22s} {steps:14s} {'  '.join(cells)}", flush=True)
 

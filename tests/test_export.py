@@ -242,4 +242,6 @@ def test_export_of_a_run(tmp_path: Path) -> None:
         "env_steps": 640,
         "return_mean": 12.5,
         "task_name": "walker_walk",
+        "data": None,
+        "init_from": None,
     }
