@@ -2,8 +2,8 @@ r"""Choose among proposals: samples of a base policy, edits of some of them, the
 
     {a_1 .. a_N} ~ base(.|s),  a_{N+j} = edit(s, a_j) for j <= n,  a* = argmax_k Q(s, a_k)
 
-One class acts, makes the targets of the critics and what is distilled, so that IDQL (arXiv:2304.10573),
-Q-chunking (arXiv:2507.07969) and EXPO (arXiv:2507.07986) differ in its arguments only.
+One class acts and makes the targets of the critics, so that IDQL (arXiv:2304.10573), Q-chunking
+(arXiv:2507.07969) and EXPO (arXiv:2507.07986) differ in its arguments only.
 """
 
 from __future__ import annotations

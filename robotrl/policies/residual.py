@@ -42,5 +42,9 @@ class ResidualPolicy(CompositePolicy):
         features = self.normalize(flat)
         if deterministic:
             return self.edit.candidates(features, base.unsqueeze(1), None).squeeze(1)
+        return self.explore(features, base, rng)
+
+    def explore(self, features: Tensor, base: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Correct the base's decisions (B, h A) by draws."""
         draw, _ = self.edit.draw_edit(features, base, rng)
         return self.edit.edited(base, draw.action)

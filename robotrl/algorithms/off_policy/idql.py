@@ -11,7 +11,9 @@ are not in the data; a policy that only imitates proposes N actions, and the cri
 Differences from the released code (`preset=released` gives its behaviour): the policy goes on imitating while
 there is experience (the released fine-tuning loop never trains it, although an option says so: it is as it
 was at the end of `offline_updates`, or in `init_from`); it acts by its own weights, not by an exponential
-average of them. IFQL as released with FQL and QAM does train its policy on: that is the default with
+average of them. In both, an exploring action is drawn by the softmax of the values at `temperature`
+(released: with weight tau where Q > V, else 1 - tau), and the networks have neither dropout nor weight decay.
+IFQL as released with FQL and QAM does train its policy on: that is the default with
 `policy=flow`.
 """
 

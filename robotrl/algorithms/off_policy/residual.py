@@ -109,10 +109,11 @@ class Residual(OffPolicyAlgorithm):
     @torch.no_grad()
     def act(self, obs: Obs) -> Tensor:
         """Draw decisions, (N, h A) in [-1, 1], the first ones mostly the base's own."""
-        corrected = self.policy.act(obs, rng=self.rng)
+        base = self.policy.base.act(obs, deterministic=True, rng=self.rng)
+        corrected = self.policy.explore(self.policy_features(obs), base, self.rng)
         self._decided += len(corrected) * self.policy.horizon
         used = torch.rand(len(corrected), 1, generator=self.rng) * self.config.ramp_steps < self._decided
-        return torch.where(used, corrected, self.policy.base.act(obs, deterministic=True, rng=self.rng))
+        return torch.where(used, corrected, base)
 
     def target(self, batch: Transitions) -> Tensor:
         """R + gamma (1 - terminated) min_i Q'_i(s', a'), (B,)."""
