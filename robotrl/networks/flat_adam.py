@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ def adam_step(
 ) -> None:
     """Do one step of Adam (Kingma & Ba 2015, arXiv:1412.6980, end of section 2) in place.
 
+    The bias corrections are tensors where a compiler traces them, as a graph cannot hold the number of steps;
+    else plain numbers, which take half the time.
+
     Args:
         parameter: what descends.
         grad: shaped like it.
@@ -37,13 +41,18 @@ def adam_step(
     """
     first, second = betas
     num_steps.add_(1)
-    count = num_steps.double()
     mean.lerp_(grad, 1.0 - first)
     square.mul_(second).addcmul_(grad, grad, value=1.0 - second)
-    correction = (1.0 - second**count).sqrt_()
-    denominator = square.sqrt().add_(eps * correction)
-    scale = learning_rate * correction / (1.0 - first**count)
-    parameter.addcdiv_(mean * -scale, denominator)
+    if torch.compiler.is_compiling():
+        count = num_steps.double()
+        correction = (1.0 - second**count).sqrt_()
+        scale = learning_rate * correction / (1.0 - first**count)
+        parameter.addcdiv_(mean * -scale, square.sqrt().add_(eps * correction))
+        return
+    done = int(num_steps)
+    root = math.sqrt(1.0 - second**done)
+    denominator = square.sqrt().add_(eps * root)
+    parameter.addcdiv_(mean, denominator, value=-learning_rate * root / (1.0 - first**done))
 
 
 class FlatAdam:
