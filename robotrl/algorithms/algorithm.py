@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from robotrl.core.errors import UsageError
 from robotrl.core.types import Specs
 from robotrl.policies.policy import Policy, require
 
@@ -21,6 +22,7 @@ class Algorithm(ABC):
         default_policy: policy class used when the user names none.
         default_num_envs: simulations used when the user gives no number.
         requires: capabilities that the user's policy must have.
+        learns_chunks: whether that policy may decide for several control steps at a time.
         policy: the policy being trained, as `make_policy` returns it.
     """
 
@@ -29,6 +31,7 @@ class Algorithm(ABC):
     default_policy: ClassVar[type[Policy]]
     default_num_envs: ClassVar[int]
     requires: ClassVar[tuple[type, ...]] = ()
+    learns_chunks: ClassVar[bool] = False
 
     @classmethod
     def make_policy(cls, specs: Specs, base: Policy, config: Any, rng: torch.Generator) -> Policy:
@@ -41,9 +44,14 @@ class Algorithm(ABC):
             rng: where weights are drawn from.
 
         Raises:
-            UsageError: `base` lacks a capability that the algorithm needs.
+            UsageError: `base` lacks a capability that the algorithm needs, or decides for more control steps
+                than it can learn from.
         """
         require(base, cls.requires, cls.__name__)
+        if base.horizon > 1 and not cls.learns_chunks:
+            raise UsageError(
+                f"{cls.__name__} learns from single control steps: set policy.horizon=1, got {base.horizon}"
+            )
         return base
 
     def __init__(self, specs: Specs, policy: Policy, rng: torch.Generator) -> None:

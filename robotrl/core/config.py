@@ -32,6 +32,7 @@ from robotrl.core.schema import (
     unknown_key,
 )
 
+_SECTIONS = ("task", "algorithm", "policy", "origin")
 SEEDS = 2**30
 """Seeds are at least 0 and below this: torch's generators keep the low 32 bits of a seed only."""
 
@@ -130,13 +131,9 @@ class RunOptions:
 
 
 @dataclass(kw_only=True)
-class TrainConfig(RunOptions):
-    """Everything that determines a training run, resolved and validated."""
+class PolicyConfig:
+    """What the policy that a run trains is made of."""
 
-    num_envs: int
-    """Simulations stepped together, at least 1."""
-    task: Any
-    """Task instance."""
     algorithm_class: Any
     """Class of the algorithm; `algorithm` is an instance of its `config_class`."""
     algorithm: Any
@@ -145,6 +142,19 @@ class TrainConfig(RunOptions):
     """Class of the policy; `policy` is an instance of its `config_class`."""
     policy: Any
     """Policy configuration."""
+    origin: PolicyConfig | None = None
+    """What the trained policy is made of that the algorithm builds on in place of a fresh `policy`; written
+    by runs that keep such a policy as it is."""
+
+
+@dataclass(kw_only=True)
+class TrainConfig(RunOptions, PolicyConfig):
+    """Everything that determines a training run, resolved and validated."""
+
+    num_envs: int
+    """Simulations stepped together, at least 1."""
+    task: Any
+    """Task instance."""
 
 
 def resolve(composed: DictConfig) -> TrainConfig:
@@ -162,14 +172,11 @@ def resolve(composed: DictConfig) -> TrainConfig:
     except OmegaConfBaseException as error:
         raise UsageError(first_line(error)) from error
     task_class, task_options = _section(document, "task")
-    algorithm_class, algorithm_options = _section(document, "algorithm")
-    schemas = {
-        "task": schema_of(task_class, "task"),
-        "algorithm": schema_of(algorithm_class, "algorithm"),
-    }
-    policy_class, policy_options = _section(document, "policy", algorithm_class.default_policy)
-    schemas["policy"] = schema_of(policy_class, "policy")
-    run_options = {key: value for key, value in document.items() if key not in schemas}
+    task_schema = schema_of(task_class, "task")
+    learned = _policy_config(document)
+    algorithm_class = learned.algorithm_class
+    run_options = {key: value for key, value in document.items() if key not in _SECTIONS}
+    schemas = {"task": task_schema, "algorithm": type(learned.algorithm), "policy": type(learned.policy)}
     _refuse_misplaced(run_options, schemas)
     options = vars(fill(RunOptions, run_options, ""))
     options["task_name"] = options["task_name"] or snake_case(task_class.__name__)
@@ -177,13 +184,22 @@ def resolve(composed: DictConfig) -> TrainConfig:
         # copies of a single environment take memory and time that simulations of a batch do not
         most = getattr(task_class, "max_default_num_envs", algorithm_class.default_num_envs)
         options["num_envs"] = min(algorithm_class.default_num_envs, most)
-    return TrainConfig(
-        task=fill(schemas["task"], task_options, "task"),
+    return TrainConfig(task=fill(task_schema, task_options, "task"), **vars(learned), **options)
+
+
+def _policy_config(document: Mapping[str, Any], within: str = "") -> PolicyConfig:
+    """Read the sections `algorithm`, `policy` and, where there is one, `origin`."""
+    algorithm_class, algorithm_options = _section(document, "algorithm")
+    algorithm_schema = schema_of(algorithm_class, "algorithm")
+    policy_class, policy_options = _section(document, "policy", algorithm_class.default_policy)
+    policy_schema = schema_of(policy_class, "policy")
+    origin = document.get("origin")
+    return PolicyConfig(
         algorithm_class=algorithm_class,
-        algorithm=fill(schemas["algorithm"], algorithm_options, "algorithm"),
+        algorithm=fill(algorithm_schema, algorithm_options, f"{within}algorithm"),
         policy_class=policy_class,
-        policy=fill(schemas["policy"], policy_options, "policy"),
-        **options,
+        policy=fill(policy_schema, policy_options, f"{within}policy"),
+        origin=_policy_config(origin, f"{within}origin.") if origin else None,
     )
 
 
@@ -235,14 +251,17 @@ def task_to_yaml(task: Any) -> str:
 def to_yaml(config: TrainConfig) -> str:
     """Write the resolved configuration as YAML that `from_yaml` reads back to an equal one."""
     document = {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(RunOptions)}
-    targets = {
-        "task": type(config.task),
-        "algorithm": config.algorithm_class,
-        "policy": config.policy_class,
+    document["task"] = {"_target_": path_of(type(config.task)), **plain(config.task)}
+    return OmegaConf.to_yaml(OmegaConf.create(document | _sections(config)))
+
+
+def _sections(config: PolicyConfig) -> dict[str, Any]:
+    """Return what `_policy_config` reads."""
+    sections: dict[str, Any] = {
+        "algorithm": {"_target_": path_of(config.algorithm_class), **plain(config.algorithm)},
+        "policy": {"_target_": path_of(config.policy_class), **plain(config.policy)},
     }
-    for section, target in targets.items():
-        document[section] = {"_target_": path_of(target), **plain(getattr(config, section))}
-    return OmegaConf.to_yaml(OmegaConf.create(document))
+    return sections if config.origin is None else sections | {"origin": _sections(config.origin)}
 
 
 def from_yaml(path: Path) -> TrainConfig:

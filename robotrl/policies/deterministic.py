@@ -12,8 +12,8 @@ from robotrl.core import checks
 from robotrl.core.types import Obs, Specs
 from robotrl.networks.layer_norm_mlp import LayerNormMLP
 from robotrl.networks.mlp import MLP, Activation, Init
-from robotrl.policies.gaussian import MlpPolicyConfig
-from robotrl.policies.policy import Policy
+from robotrl.policies.gaussian import ChunkPolicyConfig
+from robotrl.policies.policy import Policy, masked
 from robotrl.policies.saved_option import SavedOption
 from robotrl.policies.softplus_gaussian import OBS_CLIP, LayerNormPolicyConfig
 
@@ -45,7 +45,7 @@ class TanhPolicy(SavedOption, Policy):
 
 
 @dataclass
-class DeterministicConfig(MlpPolicyConfig):
+class DeterministicConfig(ChunkPolicyConfig):
     """tanh of an MLP, plus noise when exploring."""
 
     activation: Activation = Activation.RELU
@@ -67,8 +67,9 @@ class DeterministicPolicy(TanhPolicy):
 
     def __init__(self, specs: Specs, config: DeterministicConfig, rng: torch.Generator) -> None:
         super().__init__(specs, config.obs_groups, config.normalize_obs)
+        self.horizon = config.horizon
         self.noise_std = config.noise_std
-        self.net = MLP(self.obs_dim, config.hidden, self.action_dim, config.activation, Init.UNIFORM, rng)
+        self.net = MLP(self.obs_dim, config.hidden, self.chunk_dim, config.activation, Init.UNIFORM, rng)
 
     def bc_loss(
         self,
@@ -79,9 +80,8 @@ class DeterministicPolicy(TanhPolicy):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Return the mean squared error of the actions (regression), see `HasBcLoss`; draws nothing."""
-        loss = (torch.tanh(self.net(features)) - action).square().mean(-1)
-        if mask is not None:
-            loss = loss * mask.squeeze(-1)
+        error = (torch.tanh(self.net(features)) - action).square()
+        loss = masked(error, mask).mean(-1)
         return loss if weight is None else loss * weight
 
 

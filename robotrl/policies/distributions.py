@@ -26,6 +26,10 @@ class ActionDistribution(Protocol):
         """Return the deterministic action, (B, A)."""
         ...
 
+    def log_probs(self, action: Tensor) -> Tensor:
+        """Log density of each component, which are independent, of (B, A), (B, A)."""
+        ...
+
     def log_prob(self, action: Tensor) -> Tensor:
         """Log density of (B, A), (B,)."""
         ...
@@ -58,10 +62,14 @@ class DiagonalGaussian:
         """Return the mean."""
         return self.mean
 
+    def log_probs(self, action: Tensor) -> Tensor:
+        """Normal log densities, (B, A)."""
+        z = (action - self.mean) * torch.exp(-self.log_std)
+        return -0.5 * z**2 - self.log_std - 0.5 * _LOG_2PI
+
     def log_prob(self, action: Tensor) -> Tensor:
         """Sum of the normal log densities, (B,)."""
-        z = (action - self.mean) * torch.exp(-self.log_std)
-        return (-0.5 * z**2 - self.log_std - 0.5 * _LOG_2PI).sum(-1)
+        return self.log_probs(action).sum(-1)
 
     def entropy(self) -> Tensor:
         """Sum of log_std + log(2 pi e) / 2, (B,)."""
@@ -87,11 +95,14 @@ class SquashedGaussian:
         """Return tanh of the mean."""
         return torch.tanh(self.mean)
 
+    def log_probs(self, action: Tensor) -> Tensor:
+        """Log densities of the components of actions in [-1, 1], (B, A)."""
+        u = torch.atanh(action.clamp(-1 + _EDGE, 1 - _EDGE))
+        return DiagonalGaussian(self.mean, self.log_std).log_probs(u) - _log_one_minus_tanh_sq(u)
+
     def log_prob(self, action: Tensor) -> Tensor:
         """Log density of actions in [-1, 1], (B,)."""
-        u = torch.atanh(action.clamp(-1 + _EDGE, 1 - _EDGE))
-        normal = DiagonalGaussian(self.mean, self.log_std).log_prob(u)
-        return normal - _log_one_minus_tanh_sq(u).sum(-1)
+        return self.log_probs(action).sum(-1)
 
     def entropy(self) -> Tensor:
         """Entropy at the mean's linearisation: Gaussian entropy + log |d tanh(mean)|, (B,)."""
@@ -160,12 +171,16 @@ class ScaledBeta:
         """Return the mean, 2 alpha / (alpha + beta) - 1."""
         return 2.0 * self.alpha / (self.alpha + self.beta) - 1.0
 
-    def log_prob(self, action: Tensor) -> Tensor:
-        """Log density of actions in [-1, 1], (B,)."""
+    def log_probs(self, action: Tensor) -> Tensor:
+        """Log densities of the components of actions in [-1, 1], (B, A)."""
         x = (action.clamp(-1 + _EDGE, 1 - _EDGE) + 1.0) / 2.0
         log_norm = torch.lgamma(self.alpha) + torch.lgamma(self.beta) - torch.lgamma(self.alpha + self.beta)
         density = (self.alpha - 1) * torch.log(x) + (self.beta - 1) * torch.log1p(-x) - log_norm
-        return (density - math.log(2.0)).sum(-1)
+        return density - math.log(2.0)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log density of actions in [-1, 1], (B,)."""
+        return self.log_probs(action).sum(-1)
 
     def entropy(self) -> Tensor:
         """Sum over the action's components, (B,)."""

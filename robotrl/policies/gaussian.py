@@ -42,7 +42,19 @@ class MlpPolicyConfig:
 
 
 @dataclass
-class GaussianConfig(MlpPolicyConfig):
+class ChunkPolicyConfig(MlpPolicyConfig):
+    """What policies share that may decide for several control steps at a time."""
+
+    horizon: int = 1
+    """Control steps of one decision (an action chunk); >= 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.at_least(self, 1, "horizon")
+
+
+@dataclass
+class GaussianConfig(ChunkPolicyConfig):
     """A Gaussian whose standard deviation is one learned number per actuator."""
 
     initial_std: float = 1.0
@@ -63,16 +75,17 @@ class GaussianPolicy(StochasticPolicy):
 
     def __init__(self, specs: Specs, config: GaussianConfig, rng: torch.Generator) -> None:
         super().__init__(specs, config.obs_groups, config.normalize_obs)
+        self.horizon = config.horizon
         self.net = MLP(
             self.obs_dim,
             config.hidden,
-            self.action_dim,
+            self.chunk_dim,
             config.activation,
             Init.ORTHOGONAL,
             rng,
             last_gain=config.mean_gain,
         )
-        self.log_std = nn.Parameter(torch.full((self.action_dim,), math.log(config.initial_std)))
+        self.log_std = nn.Parameter(torch.full((self.chunk_dim,), math.log(config.initial_std)))
 
     def head(self, features: Tensor) -> DiagonalGaussian:
         """N(mean(s), diag(std^2)), unbounded."""
@@ -88,7 +101,7 @@ class GaussianPolicy(StochasticPolicy):
 
 
 @dataclass
-class SquashedGaussianConfig(MlpPolicyConfig):
+class SquashedGaussianConfig(ChunkPolicyConfig):
     """tanh of a Gaussian whose mean and standard deviation depend on the state."""
 
     activation: Activation = Activation.RELU
@@ -112,8 +125,9 @@ class SquashedGaussianPolicy(SquashedHead, StochasticPolicy):
 
     def __init__(self, specs: Specs, config: SquashedGaussianConfig, rng: torch.Generator) -> None:
         super().__init__(specs, config.obs_groups, config.normalize_obs)
+        self.horizon = config.horizon
         self.log_std_min, self.log_std_max = config.log_std_min, config.log_std_max
-        self.net = MLP(self.obs_dim, config.hidden, 2 * self.action_dim, config.activation, Init.UNIFORM, rng)
+        self.net = MLP(self.obs_dim, config.hidden, 2 * self.chunk_dim, config.activation, Init.UNIFORM, rng)
 
     def head(self, features: Tensor) -> SquashedGaussian:
         """p(a | s) on (-1, 1)."""
@@ -122,7 +136,7 @@ class SquashedGaussianPolicy(SquashedHead, StochasticPolicy):
 
     def forward(self, flat: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return tanh of the mean."""
-        return torch.tanh(self.net(self.normalize(flat))[..., : self.action_dim])
+        return torch.tanh(self.net(self.normalize(flat))[..., : self.chunk_dim])
 
 
 @dataclass

@@ -18,11 +18,12 @@ from robotrl.networks.mlp import Activation, Norm
 from robotrl.networks.time_embedding import TimeEmbedding, TimeFeatures
 from robotrl.policies.chain import Chain, step_log_prob
 from robotrl.policies.decoding import DecodingPolicy
-from robotrl.policies.gaussian import MlpPolicyConfig
+from robotrl.policies.gaussian import ChunkPolicyConfig
+from robotrl.policies.policy import masked
 
 
 @dataclass
-class GenerativeConfig(MlpPolicyConfig):
+class GenerativeConfig(ChunkPolicyConfig):
     """What policies that decide from noise share."""
 
     network: Network = Network.MLP
@@ -33,12 +34,9 @@ class GenerativeConfig(MlpPolicyConfig):
     """relu, tanh, elu, gelu, silu or mish."""
     norm: Norm = Norm.NONE
     """LayerNorm in an mlp: none, pre (before the activation) or post."""
-    horizon: int = 1
-    """Control steps of one decision (an action chunk); >= 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.at_least(self, 1, "horizon")
         if self.network is Network.RESNET:
             if len(set(self.hidden)) != 1:
                 raise ValueError(f"hidden: blocks of a resnet have one width, got {self.hidden}")
@@ -139,9 +137,7 @@ class DenoisingPolicy(GenerativePolicy):
         """Return the squared error of the prediction at one random time per row, see `HasBcLoss`."""
         x, time, target = self.corrupt(action, rng)
         error = (self.denoiser(features, x, time) - target).square()
-        if mask is not None:
-            error = (error.unflatten(-1, (self.horizon, -1)) * mask.unsqueeze(-1)).flatten(-2)
-        loss = self.loss_scale * error.sum(-1)
+        loss = self.loss_scale * masked(error, mask).sum(-1)
         return loss if weight is None else loss * weight
 
     @torch.no_grad()

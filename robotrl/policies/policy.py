@@ -165,9 +165,7 @@ class StochasticPolicy(Policy):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Return the negative log-likelihood of actions, see `HasBcLoss`; draws nothing."""
-        loss = -self.head(features).log_prob(action)
-        if mask is not None:
-            loss = loss * mask.squeeze(-1)
+        loss = -masked(self.head(features).log_probs(action), mask).sum(-1)
         return loss if weight is None else loss * weight
 
 
@@ -275,6 +273,13 @@ class HasChain(Protocol):
     def chain_log_prob(self, features: Tensor, chain: Chain) -> Tensor:
         """Log density of each step of a chain, (B, K), with gradients."""
         ...
+
+
+def masked(terms: Tensor, mask: Tensor | None) -> Tensor:
+    """Zero terms (B, h*A) of decisions at the steps that do not count by `mask`, (B, h); None counts all."""
+    if mask is None:
+        return terms
+    return (terms.unflatten(-1, (mask.shape[-1], -1)) * mask.unsqueeze(-1)).flatten(-2)
 
 
 def require(policy: Any, capabilities: tuple[type, ...], algorithm: str) -> None:

@@ -21,7 +21,8 @@ class SampledGaussian(DecodingPolicy):
         super().__init__(gaussian.specs, list(gaussian.obs_groups), normalize_obs=False)
         self.gaussian = gaussian
         self.normalizer = gaussian.normalizer
-        self.noise_dim = gaussian.action_dim
+        self.horizon = gaussian.horizon
+        self.noise_dim = gaussian.chunk_dim
 
     @torch.no_grad()
     def decode(self, features: Tensor, noise: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Runs of off-policy methods that start from another run's policy: `algorithm.init_from=RUN`.
 
 The policy's class and options are taken over into the new run's configuration, its weights into the
-algorithm, so that the new run needs the old one at its start only.
+algorithm, so that the new run needs the old one at its start only. A method that keeps the whole policy as it
+is, with what the old run's algorithm built around it, takes over that algorithm's options, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from robotrl.algorithms.off_policy.config import ReplayConfig
 from robotrl.algorithms.off_policy.learner import ReplayLearner
-from robotrl.core.config import TrainConfig
+from robotrl.core.config import PolicyConfig, TrainConfig
 from robotrl.core.errors import UsageError
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.run_folder import RunFolder
@@ -21,9 +22,11 @@ def inherit_policy(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the policy of the run that it starts from, if there is one.
 
     Raises:
-        UsageError: `init_from` is not a run, or a policy was given too.
+        UsageError: `init_from` is not a run, or a policy or an origin was given too.
     """
     algorithm = config.algorithm
+    if config.origin is not None:
+        raise UsageError("origin is written by runs that start from another: give algorithm.init_from=RUN")
     if not isinstance(algorithm, ReplayConfig) or algorithm.init_from is None:
         return config
     if not Path(algorithm.init_from).exists():
@@ -38,7 +41,10 @@ def inherit_policy(config: TrainConfig) -> TrainConfig:
         raise UsageError(
             f"the policy is that of algorithm.init_from={algorithm.init_from}: leave policy= out"
         )
-    return dataclasses.replace(config, policy_class=source.policy_class, policy=source.policy)
+    names = [field.name for field in dataclasses.fields(PolicyConfig)]
+    parts = {name: getattr(source, name) for name in names}
+    origin = PolicyConfig(**parts) if config.algorithm_class.keeps_origin else None
+    return dataclasses.replace(config, policy_class=source.policy_class, policy=source.policy, origin=origin)
 
 
 def start_from_origin(config: TrainConfig, algorithm: ReplayLearner) -> None:

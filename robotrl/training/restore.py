@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from robotrl.core import checkpoint
-from robotrl.core.config import TrainConfig
+from robotrl.core.config import PolicyConfig, TrainConfig
 from robotrl.core.errors import RobotrlError
 from robotrl.core.types import Specs
 from robotrl.envs.env import specs_of
@@ -15,9 +15,12 @@ from robotrl.policies.policy import Policy
 from robotrl.training.run_folder import RunFolder
 
 
-def make_policy(config: TrainConfig, specs: Specs, rng: torch.Generator) -> Policy:
+def make_policy(config: PolicyConfig, specs: Specs, rng: torch.Generator) -> Policy:
     """Build the policy a configuration describes for an environment's specs, with fresh weights."""
-    base = config.policy_class(specs, config.policy, rng)
+    if config.origin is None:
+        base = config.policy_class(specs, config.policy, rng)
+    else:
+        base = make_policy(config.origin, specs, rng)
     return config.algorithm_class.make_policy(specs, base, config.algorithm, rng)
 
 

@@ -25,12 +25,15 @@ class ReplayLearner(Algorithm):
     Attributes:
         needs_origin: whether it improves a policy that must have been trained before (`config.init_from`),
             whose statistics of observations stay.
+        keeps_origin: whether it takes that policy whole, with what the algorithm before built around it.
         learns_online: whether it has a use for environment steps.
     """
 
     loop: ClassVar[str] = "off_policy"
     needs_origin: ClassVar[bool] = False
+    keeps_origin: ClassVar[bool] = False
     learns_online: ClassVar[bool] = True
+    learns_chunks: ClassVar[bool] = True
     default_num_envs: ClassVar[int] = 1
 
     def __init__(self, specs: Specs, policy: Policy, config: ReplayConfig, rng: torch.Generator) -> None:

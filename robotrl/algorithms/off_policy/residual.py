@@ -77,6 +77,7 @@ class Residual(OffPolicyAlgorithm):
     config_class: ClassVar[type] = ResidualConfig
     default_policy: ClassVar[type[Policy]] = FlowPolicy
     needs_origin: ClassVar[bool] = True
+    keeps_origin: ClassVar[bool] = True
 
     policy: ResidualPolicy
     config: ResidualConfig

@@ -94,6 +94,7 @@ class GoRL(PPO):
                 f"GoRL needs a Gaussian that is not squashed as its encoder, got {type(base).__name__}: "
                 "leave policy= out or give policy=gaussian"
             )
+        super().make_policy(specs, base, config, rng)
         # its weights decide nothing before the first fit: `rng` stays where PPO's would be
         unused = torch.Generator().manual_seed(0)
         normalize = base.normalizer is not None
