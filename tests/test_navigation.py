@@ -15,10 +15,10 @@ from robotrl.tasks.navigation.two_gaps import START_M, TwoGaps
 
 # ends of the wall's parts, m
 WALL = [
-    ((-1.5, 0.35), (-0.65, 0.35)),
-    ((-0.35, 0.35), (0, 0.05)),
-    ((0, 0.05), (0.35, 0.35)),
-    ((0.65, 0.35), (1.5, 0.35)),
+    ((-2.6, 0.5), (-0.65, 0.5)),
+    ((-0.35, 0.5), (0, 0.05)),
+    ((0, 0.05), (0.35, 0.5)),
+    ((0.65, 0.5), (2.6, 0.5)),
 ]
 CONTACT_M = 0.03  # radii of point and wall
 
@@ -34,7 +34,7 @@ def distance_to_wall(places: Tensor) -> Tensor:
 
 def test_two_gaps_pays_past_the_goal_line_and_ends_there_or_at_the_wall() -> None:
     #         start, on the bow, in a gap, beside it, short of the line, on it
-    places = [[0, 0], [0, 0.04], [0.5, 0.35], [-0.64, 0.35], [0.5, 1.399], [-0.5, 1.4]]
+    places = [[0, 0], [0, 0.04], [0.5, 0.5], [-0.64, 0.5], [0.5, 0.599], [-0.5, 0.6]]
     env = env_at(TwoGaps(), places)
     task, sim = env.task, env.sim
     assert task.terminated(sim).tolist() == [False, True, False, True, False, True]
@@ -44,7 +44,7 @@ def test_two_gaps_pays_past_the_goal_line_and_ends_there_or_at_the_wall() -> Non
 
 def test_the_point_touches_the_wall_just_where_it_is() -> None:
     places = torch.rand(4000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    places = places * torch.tensor([3.0, 0.6]) - torch.tensor([1.5, 0.1])
+    places = places * torch.tensor([6.0, 0.69]) - torch.tensor([3.0, 0.1])
     env = env_at(TwoGaps(), places.tolist())
     expected = distance_to_wall(places) < CONTACT_M
     assert 100 < expected.sum() < 3000
@@ -61,11 +61,11 @@ def test_no_way_leads_around_the_wall(lateral: float) -> None:
 def test_two_gaps_commands_are_metres_per_second() -> None:
     env = VecEnv(TwoGaps(), 1)
     lateral, forward = env.specs.action
-    assert (lateral.unit, lateral.low, lateral.high) == ("m/s", -1.0, 1.0)
+    assert (lateral.unit, lateral.low, lateral.high) == ("m/s", -1.2, 1.2)
     assert (forward.unit, forward.low, forward.high) == ("m/s", 0.25, pytest.approx(0.35))
     start = env.reset()["policy"]
     moved = env.step(torch.tensor([[0.5, 0.0]])).final_obs["policy"] - start
-    torch.testing.assert_close(moved, torch.tensor([[0.05, 0.03]]), rtol=0.05, atol=0)
+    torch.testing.assert_close(moved, torch.tensor([[0.06, 0.03]]), rtol=0.05, atol=0)
 
 
 def test_the_side_of_a_demonstration_is_a_fair_coin_that_the_start_does_not_tell() -> None:

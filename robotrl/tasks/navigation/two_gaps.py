@@ -17,10 +17,10 @@ from robotrl.tasks.sparse import SparseTask
 
 GAP_M = 0.5
 """Distance of the middle of either gap from x = 0, m."""
-GOAL_LINE_M = 1.4
+GOAL_LINE_M = 0.6
 """Forward position of the goal line, m."""
-START_M = 0.005
-"""The point starts at most this far from x = y = 0 along each axis, m: a twentieth of its largest step."""
+START_M = 0.001
+"""The point starts at most this far from x = y = 0 along each axis, m: a hundredth of a step."""
 EXPERT_GAIN_PER_S = 7.0
 EXPERT_LATERAL_M_S, EXPERT_FORWARD_M_S = 1.0, 0.3
 
@@ -32,7 +32,8 @@ class TwoGaps(SparseTask):
     The demonstrator draws a side at the start of each episode, whatever the start. So its first action has
     two modes at every start, and their mean is to go straight on. Between the gaps the wall comes forward
     like the bow of a ship, to just before the start, and the point cannot stop: a side must be chosen with
-    the first action, and whoever takes the mean hits the bow, however well it was learned.
+    the first action, and whoever takes the mean hits the bow, however well it was learned. Both modes lie
+    well inside the actuators' range, where a squashed Gaussian cannot put half of its mass on either edge.
     """
 
     control_dt_s: float = 0.1
