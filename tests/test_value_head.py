@@ -8,6 +8,8 @@ import math
 import pytest
 import torch
 
+from robotrl.algorithms.off_policy.critic import Critic, make_critics
+from robotrl.algorithms.off_policy.sac import SACConfig
 from robotrl.networks.critic import Aggregate, CriticEnsemble
 from robotrl.networks.mlp import Activation, Init, Norm
 from robotrl.networks.value_head import HLGaussHead, ScalarHead
@@ -93,3 +95,16 @@ def test_aggregates_by_hand():
     assert Aggregate.MIN.of(values, 0.5).tolist() == [1.0, 5.0]
     assert Aggregate.MEAN.of(values, 0.5).tolist() == [2.0, 5.0]
     assert Aggregate.MEAN_MINUS_STD.of(values, 0.5).tolist() == [1.5, 5.0]
+
+
+def test_targets_outside_the_bins_are_counted_and_learned_as_the_nearest_end():
+    config = SACConfig(hidden=[8], num_critics=2, value_range=[0.0, 1.0], value_bins=8, learning_rate=1e-2)
+    features, action = torch.randn(4, 3), torch.zeros(4, 2)
+    fitted = []
+    for target in ([-0.5, 0.0, 1.0, 3.0], [0.0, 0.0, 1.0, 1.0]):
+        rng = torch.Generator().manual_seed(0)
+        critic = Critic(make_critics(3, 2, config, rng), config)
+        metrics = critic.fit(features, action, torch.tensor(target))
+        fitted.append((metrics["value/target_outside"].item(), critic.online.net.flat))
+    assert [share for share, _ in fitted] == [0.5, 0.0]
+    assert torch.equal(fitted[0][1], fitted[1][1])

@@ -89,7 +89,8 @@ class OffPolicyConfig(ReplayConfig):
     critic_init: Init = Init.UNIFORM
     """How the critics' weights are drawn."""
     value_range: list[float] | None = None
-    """[low, high] of a critic that classifies values into bins (HL-Gauss); null for a plain one."""
+    """[low, high] of a critic that classifies values into bins (HL-Gauss); null for a plain one. What share
+    of the targets lies outside, and is cut, is logged as value/target_outside."""
     value_bins: int = 128
     """Bins of a classifying critic; >= 2."""
     critic_groups: list[str] = field(default_factory=lambda: ["policy"])

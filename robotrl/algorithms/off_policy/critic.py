@@ -76,6 +76,8 @@ class Critic:
     def fit(self, features: Tensor, action: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Do one gradient step towards targets (B,), and let the target network follow.
 
+        Values that are bins cut targets to their range: `value/target_outside` is the share that was cut.
+
         Args:
             features: (B, D).
             action: (B, A).
@@ -84,7 +86,11 @@ class Critic:
         loss, values = self.online.loss_gradient(features, action, target, self._grad)
         self.optimizer.step(self._grad)
         self.target.net.flat.lerp_(self.online.net.flat, self.config.tau)
-        return {"loss/value": loss.mean(), "value/q": values.mean()}
+        metrics = {"loss/value": loss.mean(), "value/q": values.mean()}
+        if self.config.value_range is None:
+            return metrics
+        low, high = self.config.value_range
+        return metrics | {"value/target_outside": ((target < low) | (target > high)).float().mean()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return both networks and the optimiser."""
