@@ -26,7 +26,7 @@ from robotrl.training.metrics import read_metrics
 OUT = RESULTS / "imitation.json"
 TASK = "two_gaps"
 EPISODES, NOISE_STD = 1_000, 0.2
-PLAIN = ["policy.activation=relu", "policy.hidden=[128,128]"]
+PLAIN = ["policy.activation=relu", "policy.hidden=[256,256,256]"]
 GENERATIVE = [*PLAIN, "policy.steps=10"]
 METHODS = {
     "regression": ["algorithm=bc", "policy=deterministic", *PLAIN],
@@ -47,7 +47,7 @@ METHODS = {
         "algorithm.distill_weight=1e6",
         "algorithm.hidden=[8]",
         "algorithm.num_critics=1",
-        "algorithm.one_step_hidden=[128,128]",
+        "algorithm.one_step_hidden=[256,256,256]",
         *GENERATIVE,
     ],
 }
