@@ -19,7 +19,7 @@ from robotrl.envs.env import Env
 from robotrl.training.run_folder import RunFolder
 
 MIN_STEPS_PER_ITERATION = 2_000
-"""Of an off-policy loop, environment steps: long enough that logging costs nothing."""
+"""Of a loop whose updates need no rollouts, environment steps: long enough that logging costs nothing."""
 
 # other metrics may be undefined: the explained variance of a single transition is
 _MUST_BE_FINITE = ("loss/", "episode/", "reward/")
@@ -61,6 +61,12 @@ class Loop(ABC):
     def progress(self) -> float:
         """Share of the environment steps that are over, in [0, 1]."""
         return min(1.0, self.env_steps / self.total_steps) if self.total_steps else 1.0
+
+    @property
+    def steps_of_iteration(self) -> int:
+        """Control steps that a loop takes at a time whose updates need no rollouts: at most what is left."""
+        left = math.ceil((self.total_steps - self.env_steps) / self.env.num_envs)
+        return max(1, min(MIN_STEPS_PER_ITERATION // self.env.num_envs, left))
 
     @abstractmethod
     def iterate(self) -> dict[str, float]:

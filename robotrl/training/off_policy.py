@@ -20,7 +20,7 @@ from robotrl.data.noise_replay import NoiseReplay
 from robotrl.data.replay import Replay, Transitions
 from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import Env
-from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
+from robotrl.training.loop import EpisodeStatistics, Loop
 
 _OFFLINE_UPDATES_PER_ITERATION = 1_000
 
@@ -90,7 +90,7 @@ class OffPolicyLoop(Loop):
             return self._learn_offline()
         statistics = EpisodeStatistics()
         metrics: list[dict[str, Tensor]] = []
-        for _ in range(max(1, MIN_STEPS_PER_ITERATION // self.env.num_envs)):
+        for _ in range(self.steps_of_iteration):
             with self.phase("policy"):
                 action = self._queue.next(self.obs, self._decide)
                 pending = self._simulator.submit(self.env.step, action)

@@ -21,7 +21,7 @@ from robotrl.core.errors import UsageError
 from robotrl.core.types import Step
 from robotrl.envs.env import Env
 from robotrl.training.evaluation import evaluate
-from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
+from robotrl.training.loop import EpisodeStatistics, Loop
 from robotrl.training.run_folder import RunFolder, write_json
 from robotrl.training.streams_report import STREAMS_FILE
 
@@ -113,7 +113,7 @@ class StreamingLoop(Loop):
         statistics = EpisodeStatistics()
         env, algorithm, clock = self.env, self.algorithm, time.perf_counter
         simulation_s = update_s = 0.0
-        for _ in range(max(1, MIN_STEPS_PER_ITERATION // env.num_envs)):
+        for _ in range(self.steps_of_iteration):
             start = clock()
             step = env.step(algorithm.act())
             stepped = clock()
