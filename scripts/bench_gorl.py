@@ -31,6 +31,8 @@ METHODS = {
     "ppo_restarts": ["algorithm=gorl", "algorithm.decoder.kind=gaussian"],
     "ppo": ["algorithm=ppo"],
 }
+# half the width of the defaults: physics, not learning, is what a piece takes its half hour of one core for
+NETWORKS = ["policy.hidden=[128,128]", "algorithm.hidden=[128,128]"]
 TASK = "hopper_stand"
 BINS = 100
 
@@ -40,6 +42,7 @@ def run_piece(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any
     words = [
         f"task={TASK}",
         *METHODS[method],
+        *NETWORKS,
         f"total_steps={args.steps}",
         f"seed={seed}",
         "eval_episodes=100",
@@ -66,7 +69,7 @@ def figures(run: Path, method: str, seed: int, steps: int) -> dict[str, Any]:
         "seed": seed,
         "steps": steps,
         "task": TASK,
-        "options": METHODS[method],
+        "options": [*METHODS[method], *NETWORKS],
         "git_commit": versions.get("git_commit"),
         "machine": versions.get("machine"),
         "eval": summary["mean"],
