@@ -1,4 +1,4 @@
-"""Online returns of stream Q(lambda), SARSA(lambda) and AC(lambda) with discrete actions.
+"""Online returns of stream Q(lambda), SARSA(lambda), QRC(lambda) and AC(lambda) with discrete actions.
 
     python scripts/bench_streaming_discrete.py [--tasks ...] [--methods ...]
 
@@ -32,8 +32,9 @@ import torch
 from bench_common import RESULTS, interval_of_mean, provenance, write_json
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
-from robotrl.algorithms.streaming.config import StreamACConfig, StreamQConfig
+from robotrl.algorithms.streaming.config import StreamACConfig, StreamQConfig, StreamQRCConfig
 from robotrl.algorithms.streaming.q_learning import StreamQ
+from robotrl.algorithms.streaming.qrc import StreamQRC
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Step
@@ -68,12 +69,13 @@ CLASSIC = {
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 MINATAR = {f"minatar/{name}": Setting(300_000, 128, 30_000, seeds=3) for name in GAMES}
 TASKS = CLASSIC | MINATAR
-Learner = StreamQ | StreamAC
-METHODS: dict[str, StreamQConfig | StreamACConfig] = {
+Learner = StreamQ | StreamQRC | StreamAC
+METHODS: dict[str, StreamQConfig | StreamQRCConfig | StreamACConfig] = {
     "q": StreamQConfig(),
     "sarsa": StreamQConfig(on_policy=True),
     "q_repeat": StreamQConfig(repeat_exponent=2.0),
     "sarsa_repeat": StreamQConfig(repeat_exponent=2.0, on_policy=True),
+    "qrc": StreamQRCConfig(),
     "ac": StreamACConfig(),
     "ac_obgd": StreamACConfig(rule=Rule.OBGD),
 }
@@ -146,6 +148,8 @@ def make_learner(method: str, task: Setting, obs_dim: int, num_actions: int) -> 
     if isinstance(config, StreamACConfig):
         return StreamAC(obs_dim, num_actions, task.seeds, config, discrete=True, num_threads=1)
     config = replace(config, exploration_steps=task.exploration_steps)
+    if isinstance(config, StreamQRCConfig):
+        return StreamQRC(obs_dim, num_actions, task.seeds, config, num_threads=1)
     return StreamQ(obs_dim, num_actions, task.seeds, config, num_threads=1)
 
 

@@ -80,11 +80,9 @@ class StreamTDConfig(StreamConfig):
 
 
 @dataclass
-class StreamQConfig(StreamConfig):
-    """Hyperparameters of stream Q(lambda) and SARSA(lambda)."""
+class EpsilonGreedyConfig(StreamConfig):
+    """What the learners of discrete actions' values share."""
 
-    critic_eta: float = 0.25
-    """Of the intentional rules: fraction of the error that a step is meant to remove; > 0."""
     epsilon_start: float = 1.0
     """Probability of a random action at the first step; in [0, 1]."""
     epsilon_end: float = 0.01
@@ -94,14 +92,41 @@ class StreamQConfig(StreamConfig):
     repeat_exponent: float | None = None
     """Keep a random action for n steps with probability proportional to n^-repeat_exponent (epsilon-z-greedy,
     arXiv:2006.01782; 2 there), for tasks where single random actions lead nowhere; > 1. Null for one step."""
-    on_policy: bool = False
-    """SARSA(lambda) instead of Q(lambda)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.within(self, "[0, 1]", "epsilon_start", "epsilon_end")
         checks.at_least(self, 1, "exploration_steps")
         checks.above(self, 1, "repeat_exponent")
+
+
+@dataclass
+class StreamQConfig(EpsilonGreedyConfig):
+    """Hyperparameters of stream Q(lambda) and SARSA(lambda)."""
+
+    critic_eta: float = 0.25
+    """Of the intentional rules: fraction of the error that a step is meant to remove; > 0."""
+    on_policy: bool = False
+    """SARSA(lambda) instead of Q(lambda)."""
+
+
+@dataclass
+class StreamQRCConfig(EpsilonGreedyConfig):
+    """Hyperparameters of QRC(lambda)."""
+
+    rule: Rule = Rule.SGD
+    """sgd: the method is its own step-size rule."""
+    correction_learning_rate: float = 1e-5
+    """Of the network that predicts the TD error; > 0."""
+    correction_decay: float = 1.0
+    """beta, how fast that network's parameters fall back to zero, in units of its learning rate; >= 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rule is not Rule.SGD or self.preset is Preset.REFERENCE:
+            raise ValueError("QRC(lambda) has neither another rule than sgd nor a preset: leave them out")
+        checks.above(self, 0, "correction_learning_rate")
+        checks.at_least(self, 0, "correction_decay")
 
 
 @dataclass

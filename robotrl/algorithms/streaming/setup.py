@@ -17,6 +17,7 @@ from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.algorithms.streaming.state import (
     ACTOR_REST,
     ALPHA,
+    CORRECTION_DECAY,
     ENTROPY,
     EPISODE_STEPS,
     EPSILON_END,
@@ -59,6 +60,7 @@ _HYPER_COLUMNS = {
     "epsilon_end": EPSILON_END,
     "exploration_steps": EPSILON_STEPS,
     "repeat_exponent": REPEAT_EXPONENT,
+    "correction_decay": CORRECTION_DECAY,
 }
 Sweep = Mapping[str, npt.ArrayLike]
 """Names of hyperparameters -> (N,) values, one per stream; the others are those of the configuration."""

@@ -118,6 +118,7 @@ UPDATES = 0  # t, updates so far
 DECAY = 1  # c = gamma lambda
 DELTA = 2  # TD error that the rule sees
 MEAN_FIRST = 3  # running means of the Intentional rules: of n,
+OUTPUT_TRACE = 3  # or, of gradient TD, the trace of the correction
 MEAN_SQUARE_DELTA = 4  # of delta^2,
 MEAN_ABS_DELTA = 5  # and of |delta| after its clip
 FIRST = 6  # sums over all parameters in this update: a norm, or n of the Intentional rules,
@@ -137,7 +138,8 @@ OBS_CLIP = 10  # at which normalised observations are cut
 ALPHA = 11  # temperature, in units of the raw reward
 NOISE_STD = 12  # of a deterministic policy's exploration
 REPEAT_EXPONENT = 13  # of how long a random action is kept; infinite: one step
-NUM_HYPER_COLUMNS = 14
+CORRECTION_DECAY = 14  # beta of gradient TD
+NUM_HYPER_COLUMNS = 15
 
 # switches
 NORMALIZE_OBS = 0

@@ -12,6 +12,7 @@ from robotrl.algorithms.streaming.rules import baselines, intentional, obgd
 from robotrl.algorithms.streaming.rules.codes import (
     ADAM,
     ADAPTIVE_OBGD,
+    GRADIENT,
     INTENTIONAL,
     INTENTIONAL_LOGITS,
     OBGD,
@@ -62,7 +63,8 @@ def accumulate_gradient(
     """Propagate the output's gradient back through the network, into the traces of every layer.
 
     Args:
-        rule: code of the step-size rule; OUTPUT_NORM leaves the traces alone.
+        rule: code of the step-size rule; OUTPUT_NORM and GRADIENT, which adds the gradient to `u`, leave the
+            traces alone.
         memory: (R, P) parameters, traces and moments of the network.
         u: (P,) direction, written by rules whose direction is not the trace.
         shape: of the network.
@@ -111,6 +113,8 @@ def _accumulate_layer(rule: int, x: Reals, d: Reals, memory: Reals, u: Reals, p:
         intentional.accumulate(x, d, z, v, direction_part, s, rule == INTENTIONAL_LOGITS)
     elif rule == OUTPUT_NORM:
         intentional.add_output_norm(x, d, v, s)
+    elif rule == GRADIENT:
+        baselines.add_gradient(x, d, direction_part)
     elif rule == ADAPTIVE_OBGD:
         obgd.accumulate_adaptive(x, d, z, v, direction_part, s)
     elif rule == ADAM:

@@ -43,6 +43,14 @@ def accumulate_adam(x: Reals, d: Reals, z: Reals, v: Reals, m: Reals, u: Reals, 
 
 
 @kernel
+def add_gradient(x: Reals, d: Reals, u: Reals) -> None:
+    """U <- u + x d^T."""
+    for j in range(u.shape[0]):
+        for k in range(u.shape[1]):
+            u[j, k] += x[j] * d[k]
+
+
+@kernel
 def sgd_step_size(s: Doubles) -> float:
     """Return alpha delta, the factor of z."""
     return s[RATE] * s[DELTA]

@@ -8,7 +8,7 @@ from robotrl.algorithms.streaming.compiled import constant
 
 # checkpoints hold these; 3 was a rule that measured no better
 OBGD, ADAPTIVE_OBGD, INTENTIONAL, SGD, ADAM = 0, 1, 2, 4, 5
-OUTPUT_NORM, INTENTIONAL_LOGITS = constant(6), constant(7)
+OUTPUT_NORM, INTENTIONAL_LOGITS, GRADIENT = constant(6), constant(7), constant(8)
 
 
 class Rule(enum.Enum):
