@@ -116,7 +116,9 @@ class StreamQRCConfig(EpsilonGreedyConfig):
 
     rule: Rule = Rule.SGD
     """sgd: the method is its own step-size rule."""
-    correction_learning_rate: float = 1e-5
+    critic_learning_rate: float = 1e-3
+    """Of the network of values; > 0. The paper's 1e-4 is for five million steps."""
+    correction_learning_rate: float = 1e-4
     """Of the network that predicts the TD error; > 0."""
     correction_decay: float = 1.0
     """beta, how fast that network's parameters fall back to zero, in units of its learning rate; >= 0."""
