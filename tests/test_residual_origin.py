@@ -60,6 +60,9 @@ def test_a_residual_keeps_the_whole_policy_of_another_algorithm(name, tmp_path):
 
 
 def test_an_origin_is_not_to_be_given(tmp_path):
-    words = [*TINY, "algorithm=sac", "+origin={algorithm: {_target_: robotrl.algorithms.off_policy.sac.SAC}}"]
+    words = [*TINY, "algorithm=sac", f"runs_dir={tmp_path}"]
+    origin = "origin={algorithm: {_target_: robotrl.algorithms.off_policy.sac.SAC}}"
     with pytest.raises(UsageError, match=r"origin is written by runs .*give algorithm\.init_from=RUN"):
-        train(compose([*words, f"runs_dir={tmp_path}"]), show_progress=False)
+        train(compose([*words, origin]), show_progress=False)
+    with pytest.raises(UsageError, match="origin: expected the sections algorithm and policy, got 'RUN'"):
+        compose([*words, "origin=RUN"])

@@ -194,6 +194,8 @@ def _policy_config(document: Mapping[str, Any], within: str = "") -> PolicyConfi
     policy_class, policy_options = _section(document, "policy", algorithm_class.default_policy)
     policy_schema = schema_of(policy_class, "policy")
     origin = document.get("origin")
+    if not isinstance(origin, Mapping | None):
+        raise UsageError(f"{within}origin: expected the sections algorithm and policy, got {origin!r}")
     return PolicyConfig(
         algorithm_class=algorithm_class,
         algorithm=fill(algorithm_schema, algorithm_options, f"{within}algorithm"),
