@@ -16,21 +16,21 @@ in the last one of the episode before (`preset=reference` does that); those of `
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from robotrl.algorithms.streaming import value_kernel
 from robotrl.algorithms.streaming.compiled import Integers
-from robotrl.algorithms.streaming.config import StreamQConfig
+from robotrl.algorithms.streaming.config import EpsilonGreedyConfig, StreamQConfig
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.setup import Network, Sweep
-from robotrl.algorithms.streaming.state import ON_POLICY
 
 
-class StreamQ(StreamLearner):
-    """Stream Q(lambda) or SARSA(lambda) for N streams; `act` returns indices, (N, 1).
+class ActionValues(StreamLearner):
+    """What learners of the values of discrete actions share; `act` returns indices, (N, 1).
 
     Args:
         obs_dim: D.
@@ -43,30 +43,39 @@ class StreamQ(StreamLearner):
         dtype: of networks and traces, float32 or float64.
     """
 
-    config: StreamQConfig
+    config_class: ClassVar[type]
+    networks: ClassVar[tuple[str, ...]] = ("critic",)
+    """Names of the networks, each with an output per action; the first holds the values."""
 
     def __init__(
         self,
         obs_dim: int,
         num_actions: int,
         num_streams: int = 1,
-        config: StreamQConfig | None = None,
+        config: EpsilonGreedyConfig | None = None,
         seed: int = 0,
         sweep: Sweep | None = None,
         num_threads: int | None = None,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        config = config or StreamQConfig()
-        networks = [Network("critic", config.hidden, num_actions, config.rule)]
+        config = config or self.config_class()
+        networks = [Network(name, config.hidden, num_actions, config.rule) for name in self.networks]
         super().__init__(
             networks, obs_dim, 1, Head.CATEGORICAL, num_streams, config, seed, sweep, num_threads, dtype
         )
-        self._switches[ON_POLICY] = config.on_policy
-
-    @property
-    def _advance(self) -> Callable[..., None]:
-        return value_kernel.advance
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Integers:
         """Return the best action (N, 1) for raw observations (N, D), without learning."""
         return self.outputs("critic", obs).argmax(1)[:, None]
+
+
+class StreamQ(ActionValues):
+    """Stream Q(lambda) or SARSA(lambda) for N streams, whichever `config` says."""
+
+    config_class: ClassVar[type] = StreamQConfig
+
+    config: StreamQConfig
+
+    @property
+    def _advance(self) -> Callable[..., None]:
+        return value_kernel.advance

@@ -18,57 +18,21 @@ scaled and networks begin as in `q_learning`, which also chooses the actions.
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import numpy as np
-import numpy.typing as npt
+from typing import ClassVar
 
 from robotrl.algorithms.streaming import qrc_kernel
-from robotrl.algorithms.streaming.compiled import Integers
 from robotrl.algorithms.streaming.config import StreamQRCConfig
-from robotrl.algorithms.streaming.heads import Head
-from robotrl.algorithms.streaming.learner import StreamLearner
-from robotrl.algorithms.streaming.setup import Network, Sweep
+from robotrl.algorithms.streaming.q_learning import ActionValues
 
 
-class StreamQRC(StreamLearner):
-    """QRC(lambda) for N streams; `act` returns indices, (N, 1).
+class StreamQRC(ActionValues):
+    """QRC(lambda) for N streams."""
 
-    Args:
-        obs_dim: D.
-        num_actions: choices, 0 .. A - 1.
-        num_streams: N.
-        config: hyperparameters.
-        seed: of weights and draws.
-        sweep: hyperparameters that differ between streams.
-        num_threads: CPU threads; all CPUs of the process by default.
-        dtype: of networks and traces, float32 or float64.
-    """
+    config_class: ClassVar[type] = StreamQRCConfig
+    networks: ClassVar[tuple[str, ...]] = ("critic", "correction")
 
     config: StreamQRCConfig
-
-    def __init__(
-        self,
-        obs_dim: int,
-        num_actions: int,
-        num_streams: int = 1,
-        config: StreamQRCConfig | None = None,
-        seed: int = 0,
-        sweep: Sweep | None = None,
-        num_threads: int | None = None,
-        dtype: npt.DTypeLike = np.float32,
-    ) -> None:
-        config = config or StreamQRCConfig()
-        networks = [
-            Network(name, config.hidden, num_actions, config.rule) for name in ("critic", "correction")
-        ]
-        super().__init__(
-            networks, obs_dim, 1, Head.CATEGORICAL, num_streams, config, seed, sweep, num_threads, dtype
-        )
 
     @property
     def _advance(self) -> Callable[..., None]:
         return qrc_kernel.advance
-
-    def deterministic_action(self, obs: npt.ArrayLike) -> Integers:
-        """Return the best action (N, 1) for raw observations (N, D), without learning."""
-        return self.outputs("critic", obs).argmax(1)[:, None]

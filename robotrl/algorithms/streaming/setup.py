@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robotrl.algorithms.streaming.compiled import Doubles, Integers, random_state
-from robotrl.algorithms.streaming.config import Preset, StreamConfig
+from robotrl.algorithms.streaming.config import Preset, StreamConfig, StreamQConfig
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.network import draw_parameters, new_activations
 from robotrl.algorithms.streaming.rules.codes import Rule
@@ -36,6 +36,7 @@ from robotrl.algorithms.streaming.state import (
     NUM_RULE_COLUMNS,
     NUM_SWITCHES,
     OBS_CLIP,
+    ON_POLICY,
     REPEAT_EXPONENT,
     SCALE_REWARD,
     STD_FLOOR,
@@ -100,6 +101,7 @@ def make_switches(config: StreamConfig, head: Head) -> Integers:
     switches[LEAK] = released
     switches[EPISODE_STEPS] = config.episode_steps if config.sees_time else 0
     switches[HEAD] = head.code
+    switches[ON_POLICY] = isinstance(config, StreamQConfig) and config.on_policy
     return switches
 
 
