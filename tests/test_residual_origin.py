@@ -13,8 +13,8 @@ from robotrl.core.errors import UsageError
 from robotrl.envs.env import specs_of
 from robotrl.export.verify import verify_bundle
 from robotrl.training.restore import load_policy_and_config
-from robotrl.training.run_folder import RunFolder
-from robotrl.training.train import train
+from robotrl.training.run_folder import RunFolder, steps_of
+from robotrl.training.train import resume, train
 
 TINY = ["task=pendulum_swingup", "task.episode_length_s=0.5", "eval_episodes=2", "seed=3", "torch_threads=1"]
 REPLAY = ["num_envs=4", "algorithm.hidden=[8]", "algorithm.batch_size=8", "algorithm.learning_starts=1"]
@@ -44,6 +44,10 @@ def test_a_residual_keeps_the_whole_policy_of_another_algorithm(name, tmp_path):
     second = train(compose([*runs, *RESIDUAL, f"algorithm.init_from={first}"]), show_progress=False)
     shutil.rmtree(source)  # needed at the start only
     shutil.rmtree(first)
+    told = RunFolder(second).config_file
+    told.write_text(told.read_text().replace("total_steps: 200\n", "total_steps: 300\n", 1))
+    resume(second, show_progress=False)
+    assert steps_of(RunFolder(second).latest_checkpoint()) == 300
     ours, config = load_policy_and_config(second)
     assert type(ours.base.base) is type(theirs) and ours.horizon == theirs.horizon
     obs = {"policy": torch.randn(50, specs_of(config.task).obs_dim("policy"))}
