@@ -1,6 +1,6 @@
 """How fast methods with generative policies learn from sparse rewards and some data, task by task.
 
-    python scripts/bench_generative.py [--tasks ...] [--methods ...] [--seeds 0 1 2] [--steps 12000]
+    python scripts/bench_generative.py [--tasks ...] [--methods ...] [--seeds 0 1 2]
         [--runs-dir runs/generative]
     python scripts/bench_generative.py --summary
 
@@ -10,7 +10,8 @@ start from the same flow policy, cloned from these data without an environment s
 five steps at once). A piece is one task, method and seed: one `robotrl train`. Pieces that are there are not
 run again, and a run that was stopped goes on from its checkpoint; several of these processes may share the
 work. Figures per piece: success of the deterministic policy at equal distances of environment steps, seconds
-of training, and what a decision costs. Writes generative.json and generative.png into benchmarks/results
+of training, and what a decision costs. How many environment steps a task gives was chosen by seed 0, as so
+many that methods are apart. Writes generative.json and generative.png into benchmarks/results
 after every piece.
 """
 
@@ -31,6 +32,7 @@ DATA: dict[str, dict[str, Any]] = {
     "maze_reach": {"options": {"control_dt_s": 0.3}, "episodes": 200, "noise_std": 0.4},
     "planar_push": {"options": {}, "episodes": 300, "noise_std": 0.3},
 }
+STEPS = {"maze_reach": 12_000, "planar_push": 30_000}
 FLOW = ["policy=flow", "policy.hidden=[64,64]", "policy.activation=relu", "policy.steps=5"]
 CRITICS = [
     "algorithm.hidden=[96,96]",
@@ -93,11 +95,11 @@ def run_piece(task: str, method: str, seed: int, args: argparse.Namespace) -> di
     else:
         # its target is the mean of all
         critics = CRITICS if method != "qc" else [*CRITICS, "algorithm.target_members=null"]
-        words += [*METHODS[method], *critics, *LEARNING, f"total_steps={args.steps}", f"seed={seed}"]
-        words += ["num_envs=10", f"eval_every={args.steps // POINTS}", "eval_episodes=40"]
+        words += [*METHODS[method], *critics, *LEARNING, f"total_steps={STEPS[task]}", f"seed={seed}"]
+        words += ["num_envs=10", f"eval_every={STEPS[task] // POINTS}", "eval_episodes=40"]
         if method != "rlpd":
             words.append(f"algorithm.init_from={cloned(task, CHUNKED.get(method, 1), seed, args)}")
-        folder = Path(args.runs_dir) / task / f"{method}-{args.steps}-s{seed}"
+        folder = Path(args.runs_dir) / task / f"{method}-{STEPS[task]}-s{seed}"
         run = trained(folder, "evaluation/summary.json", *words)
     rows = read_metrics(run / "metrics.csv")
     versions = json.loads((run / "versions.json").read_text())
@@ -105,7 +107,7 @@ def run_piece(task: str, method: str, seed: int, args: argparse.Namespace) -> di
         "task": task,
         "method": method,
         "seed": seed,
-        "steps": args.steps,
+        "steps": STEPS[task],
         "options": METHODS[method],
         "curve": [[row["env_steps"], row["eval/return"]] for row in rows if "eval/return" in row],
         "wall_s": rows[-1]["wall_s"],
@@ -162,15 +164,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(DATA), choices=list(DATA))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=float, default=12_000, help="environment steps of each run")
     parser.add_argument("--cloning-updates", type=int, default=4_000, help="of behaviour cloning")
     parser.add_argument("--runs-dir", default="runs/generative")
     parser.add_argument("--summary", action="store_true", help="only print what is there")
     args = parser.parse_args()
-    args.steps = int(args.steps)
     wanted = [(task, seed, method) for task in args.tasks for seed in args.seeds for method in args.methods]
     for task, seed, method in () if args.summary else wanted:
-        key = task, method, seed, args.steps
+        key = task, method, seed, STEPS[task]
         if any(key_of(p) == key for p in known_pieces(OUT)):
             continue
         data = json.loads(OUT.read_text())["data"] if OUT.is_file() else {}
