@@ -51,17 +51,25 @@ def trained(folder: Path, last_file: str, *words: str) -> Path:
     Args:
         folder: of this run alone.
         last_file: what a complete run has.
-        *words: as of `robotrl train`, for a run that is not there yet.
+        *words: as of `robotrl train`.
+
+    Raises:
+        UsageError: the run in `folder` was begun with other words.
     """
     import robotrl
+    from robotrl.core.errors import UsageError
     from robotrl.training.run_folder import RunFolder
     from robotrl.training.train import resume
 
     runs = [file.parent for file in sorted(folder.rglob("config.yaml"))]
     # one that was stopped before its first checkpoint has nothing to go on from
     started = [run for run in runs if RunFolder(run).checkpoints()]
+    begun_with = folder / "words.json"
     if not started:
+        write_json(begun_with, words)
         return robotrl.train(None, *words, f"runs_dir={folder}", show_progress=False)
+    if not begun_with.is_file() or json.loads(begun_with.read_text()) != list(words):
+        raise UsageError(f"{folder} holds a run of other options: move it away, or give another --runs-dir")
     run = started[-1]
     return run if (run / last_file).is_file() else resume(run, show_progress=False)
 

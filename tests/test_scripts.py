@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from robotrl.compose import compose
+from robotrl.core.errors import UsageError
 from robotrl.training.run_folder import RunFolder, write_json
 
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
+import bench_common
 import bench_juggle
 import collect_runs
 from bench_juggle import CONDITIONS
@@ -89,3 +91,11 @@ def test_what_juggling_calls_unseen_was_not_in_its_training() -> None:
     assert unseen.action_noise > trained.action_noise
     assert conditions["light"].realism == unseen and conditions["light"].ball_mass_kg == 0.005
     assert all(task.physics_dt_s == 0.001 for task in conditions.values())
+
+
+def test_a_benchmark_goes_on_with_its_own_run_only(tmp_path: Path) -> None:
+    words = ["recipe=stream_ac", "task=cartpole_balance", "total_steps=40", "export=false", "eval_episodes=1"]
+    run = bench_common.trained(tmp_path / "b", "streams.json", *words)
+    assert bench_common.trained(tmp_path / "b", "streams.json", *words) == run
+    with pytest.raises(UsageError, match="other options"):
+        bench_common.trained(tmp_path / "b", "streams.json", *words, "algorithm.gamma=0.9")
