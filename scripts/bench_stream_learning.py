@@ -91,7 +91,6 @@ def figures(run: RunFolder, task: str, method: str, args: argparse.Namespace) ->
 
 def compare(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Difference of the online returns of every method to the reference preset, where both ran as long."""
-    rng = np.random.default_rng(0)
     rows = []
     lengths = dict.fromkeys((piece["task"], piece["steps_per_stream"]) for piece in pieces)
     for task, steps in lengths:
@@ -104,6 +103,7 @@ def compare(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if method == "reference":
                 continue
             values = np.array(piece["online"]["streams"])
+            rng = np.random.default_rng(0)
             draws = [
                 rng.choice(values, len(values)).mean() - rng.choice(base, len(base)).mean()
                 for _ in range(10_000)

@@ -191,6 +191,24 @@ def test_what_cannot_go_on_is_refused(change: dict, words: str) -> None:
         fine_tune(policy, **change)
 
 
+@pytest.mark.parametrize(("kind", "floor"), [("sac", "0"), ("stream", "0.001")])
+def test_the_floor_of_a_policys_deviations_is_its_own(kind: str, floor: str) -> None:
+    policy = make(kind)
+    for asked in (
+        {"config": StreamACConfig(hidden=[16, 12], std_floor=0.1)},
+        {"sweep": {"std_floor": [0.1, 0.2]}},
+    ):
+        with pytest.raises(UsageError, match=f"std_floor is that of .*, {floor}: leave it out"):
+            fine_tune(policy, **asked)
+    assert (fine_tune(policy).std_floor == float(floor)).all()
+
+
+def test_a_chunk_is_no_action_of_a_stream() -> None:
+    policy = GaussianPolicy(SPECS, GaussianConfig([16, 12], horizon=3), torch.Generator())
+    with pytest.raises(UsageError, match="decides 3 at once: go on from one with horizon 1"):
+        stream_from_policy(policy)
+
+
 def test_policy_of_another_kind_cannot_take_the_actor() -> None:
     with pytest.raises(UsageError, match="cannot take an actor made of"):
         write_policy(fine_tune(make("ppo_elu")), 0, make("ppo_tanh"))

@@ -107,12 +107,14 @@ sys.exit(0 if loaded == len(advance.signatures) == 1 else 1)
     ("name", "value", "words"),
     [
         ("reward", [0.0, math.nan], "stream 1: reward is nan"),
-        ("next_obs", math.inf, "stream 1: next_obs is"),
+        ("next_obs", math.inf, "stream 1: next_obs is .* give the last sound one and set valid to False"),
         ("next_obs", 1e200, "stream 1: next_obs is"),
         ("reward", [0.0, 1e16], r"stream 1: reward is 1e\+16, expected numbers within \+-1e\+15"),
         ("final_obs", math.nan, "stream 1: final_obs is"),
         ("next_obs", np.zeros((2, OBS + 1)), r"next_obs has shape \(2, 6\), expected \(2, 5\)"),
         ("reward", np.zeros(3), r"reward has shape \(3,\), expected \(2,\)"),
+        ("terminated", [math.nan, 0.0], r"terminated is \[nan, 0.0\], expected true or false"),
+        ("truncated", 0.3, "truncated is 0.3, expected true or false"),
         ("final_obs", None, "give final_obs"),
         ("next_obs", 0.5, r"next_obs has shape \(\), expected \(2, 5\)"),
         ("final_obs", 0.5, r"final_obs has shape \(\), expected \(2, 5\)"),
@@ -130,7 +132,7 @@ def test_bad_input_is_refused_and_changes_nothing(name: str, value: object, word
         zip(("reward", "terminated", "truncated", "next_obs", "final_obs"), walk.step(), strict=True)
     )
     given["terminated"] = np.array([False, True])
-    if isinstance(value, float) and value != 0.5:  # one bad number among good ones
+    if isinstance(value, float) and value not in (0.3, 0.5):  # one bad number among good ones
         given[name] = given[name].copy()
         given[name][1, 2] = value
     else:

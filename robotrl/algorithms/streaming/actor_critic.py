@@ -9,11 +9,12 @@ Both gradients enter eligibility traces z <- gamma lambda z + g, along which a s
 the step; s keeps the normalisation it had when it was first seen. Traces are cleared after the step
 that ends an episode.
 
-Differences from the released code (`preset=reference` is as released): an episode that the time limit
-cuts bootstraps from its true last observation, instead of an end that the time input announces; the
-policy's standard deviation has a floor; the Intentional rule moves a categorical policy's logits by eta
-delta instead of log pi, see `rules.intentional`: as released, every seed of CartPole-v1 ended with one
-action for all states; see `network`, `normalization` and `config.Preset` for the rest.
+Differences from the released code: an episode that the time limit cuts bootstraps from its true last
+observation, instead of an end that the time input announces; the policy's standard deviation has a floor;
+the Intentional rule moves a categorical policy's logits by eta delta instead of log pi, see
+`rules.intentional`: as released, every seed of CartPole-v1 ended with one action for all states; see
+`network`, `normalization` and `config.Preset` for the rest. `preset=reference` is as released, but for the
+unit of actions: ours is the actuators' half range, which for Humanoid-v5 is 0.4 of the released code's.
 """
 
 from __future__ import annotations

@@ -84,6 +84,11 @@ def check_policy(policy: Policy, config_class: type[StreamConfig]) -> StreamPoli
     if not isinstance(policy, kinds):
         names = ", ".join(kind.__name__ for kind in kinds)
         raise UsageError(f"a stream goes on from one of {names}, got {type(policy).__name__}")
+    if policy.horizon > 1:
+        raise UsageError(
+            f"a stream learns from single control steps, this policy decides {policy.horizon} at once: go on "
+            "from one with horizon 1"
+        )
     return policy
 
 
@@ -106,7 +111,7 @@ def stream_from_policy(
             SDAC; not changed.
         num_streams: N.
         config: hyperparameters, stream AC's by default; `normalize_obs` is the policy's, and so is
-            `std_floor` for softplus Gaussians; with a trained critic, `hidden` and `critic_unit` are its.
+            `std_floor` but for plain Gaussians; with a trained critic, `hidden` and `critic_unit` are its.
         seed: of draws and new critics.
         std_scale: factor of the policy's deviations; those of a softplus Gaussian are scaled so only
             where they are well below 1, and less above.
@@ -117,8 +122,8 @@ def stream_from_policy(
 
     Raises:
         UsageError: the policy is none of these or has no deviation to scale, its deviation is not above
-            `std_floor`, its network of another depth than the critic's, or the configuration adds an input
-            to it.
+            `std_floor` or has a floor of its own and another was asked for, its network is of another depth
+            than the critic's, or the configuration adds an input to it.
     """
     config = config or StreamACConfig()
     policy = check_policy(policy, type(config))
@@ -134,8 +139,8 @@ def stream_from_policy(
             "the policy was not trained with: choose preset=default"
         )
     config = dataclasses.replace(config, normalize_obs=policy.normalizer is not None)
-    if isinstance(policy, SoftplusGaussianPolicy) and not isinstance(config, StreamDACConfig):
-        config = dataclasses.replace(config, std_floor=policy.std_floor)
+    if not isinstance(config, StreamDACConfig) and not isinstance(policy, GaussianPolicy):
+        config = _with_floor(config, policy, sweep or {})
     if critic is not None:
         config = _with_critic(config, critic, policy)
     learner = make_learner(
@@ -164,6 +169,20 @@ def stream_from_policy(
         square = normalizer.var.numpy() * (count - 1.0)
         learner.streams.obs_statistics[:] = np.concatenate([[count], normalizer.mean.numpy(), square])
     return learner
+
+
+def _with_floor(
+    config: StreamACConfig | StreamSACConfig, policy: StreamPolicy, sweep: Sweep
+) -> StreamACConfig | StreamSACConfig:
+    """Return the configuration with the policy's floor of its deviations, which no other may replace."""
+    theirs = policy.std_floor if isinstance(policy, SoftplusGaussianPolicy) else 0.0
+    unset = type(config)(preset=config.preset).std_floor
+    if "std_floor" in sweep or config.std_floor not in (unset, theirs):
+        raise UsageError(
+            f"std_floor is that of the {type(policy).__name__} which the stream goes on from, {theirs:g}: "
+            "leave it out"
+        )
+    return dataclasses.replace(config, std_floor=theirs)
 
 
 def _with_critic(config: LearnerConfig, critic: TrainedCritic, policy: StreamPolicy) -> LearnerConfig:

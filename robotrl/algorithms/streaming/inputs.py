@@ -49,6 +49,18 @@ def fill(name: str, room: npt.NDArray[Any], values: npt.ArrayLike, one_for_all: 
     room[...] = given
 
 
+def fill_flags(name: str, room: npt.NDArray[np.bool_], values: npt.ArrayLike) -> None:
+    """Copy flags, or a single one for all, into an array.
+
+    Raises:
+        UsageError: they do not fit, or are neither booleans nor 0 or 1.
+    """
+    given = as_numbers(name, values)
+    if given.dtype.kind != "b" and not ((given == 0) | (given == 1)).all():
+        raise UsageError(f"{name} is {given.tolist()}, expected true or false")
+    fill(name, room, given, one_for_all=True)
+
+
 @kernel
 def first_bad(batch: Transitions) -> tuple[int, int]:
     """Return 1 for a reward, 2 for next_obs, 3 for final_obs, 0 if all is well; and the stream."""

@@ -17,7 +17,7 @@ from robotrl.algorithms.streaming.config import StreamConfig
 from robotrl.algorithms.streaming.durations import Durations
 from robotrl.algorithms.streaming.episode import network_shape
 from robotrl.algorithms.streaming.heads import Head
-from robotrl.algorithms.streaming.inputs import LARGEST, fill, first_bad
+from robotrl.algorithms.streaming.inputs import LARGEST, fill, fill_flags, first_bad
 from robotrl.algorithms.streaming.network import forward, layer_matrices, new_activations
 from robotrl.algorithms.streaming.normalization import normalize_frozen, reward_scale
 from robotrl.algorithms.streaming.rules.codes import rule_name
@@ -157,13 +157,14 @@ class StreamLearner(ABC):
             truncated: (N,) bool, ended by the time limit: the return goes on from `final_obs`.
             next_obs: (N, D) what to act on next; where an episode ended, the first of the next one.
             final_obs: (N, D) true successor where an episode ended; not needed where none did.
-            valid: (N,) bool, False where nothing is to be learned and an episode begins at `next_obs`.
+            valid: (N,) bool, False where nothing is to be learned and an episode begins at `next_obs`, which
+                has to be finite all the same: give the last sound one where a sensor failed.
 
         Of reward and flags, a single one stands for all streams.
 
         Raises:
-            UsageError: an array has another size, or a number is not finite or beyond 1e15; nothing has
-                changed.
+            UsageError: an array has another size, a flag is neither true nor false, or a number is not
+                finite or beyond 1e15; nothing has changed.
         """
         start_s = time.perf_counter()
         if not self._started:
@@ -183,9 +184,9 @@ class StreamLearner(ABC):
         """Check what a step brought, and advance all streams by it."""
         batch = self._batch
         fill("reward", batch.reward, reward, one_for_all=True)
-        fill("terminated", batch.terminated, terminated, one_for_all=True)
-        fill("truncated", batch.truncated, truncated, one_for_all=True)
-        fill("valid", batch.valid, valid, one_for_all=True)
+        fill_flags("terminated", batch.terminated, terminated)
+        fill_flags("truncated", batch.truncated, truncated)
+        fill_flags("valid", batch.valid, valid)
         fill("next_obs", batch.next_obs, next_obs)
         if final_obs is not None:
             fill("final_obs", batch.final_obs, final_obs)
@@ -194,9 +195,11 @@ class StreamLearner(ABC):
         what, stream = first_bad(batch)
         if what:
             name = ("", "reward", "next_obs", "final_obs")[what]
+            remedy = "give the last sound one and " if name == "next_obs" else ""
             raise UsageError(
                 f"stream {stream}: {name} is {getattr(batch, name)[stream].tolist()}, expected numbers "
-                f"within +-{LARGEST:.0e}; nothing was learned from this step, set valid to False for it"
+                f"within +-{LARGEST:.0e}; nothing was learned from this step, {remedy}set valid "
+                "to False for it"
             )
         self._run()
 
