@@ -6,9 +6,10 @@
 
 The demonstrations are made once, by `robotrl collect task=two_gaps policy=expert` with noise on the actions.
 A piece is one policy and one seed: one `robotrl train algorithm=bc` (the one-step policy is distilled by FQL
-without a say of its critic), and the success rate of the deterministic policy on 200 fresh episodes. Pieces
-that are there are not run again, and a run that was stopped goes on from its checkpoint. Networks, batches
-and updates are alike. Writes imitation.json and imitation.png into benchmarks/results after every piece.
+without a say of its critic), and the success rate of the deterministic policy on 200 fresh episodes; of a
+Gaussian policy, whose mode that is, also that of its draws, as generative policies draw theirs. Pieces that
+are there are not run again, and a run that was stopped goes on from its checkpoint. Networks, batches and
+updates are alike. Writes imitation.json and imitation.png into benchmarks/results after every piece.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from bench_common import RESULTS, collected, interval_of_mean, known_pieces, provenance, trained, write_json
 
+from robotrl.training.controller import Controller
+from robotrl.training.evaluation import evaluate_controller
 from robotrl.training.metrics import read_metrics
+from robotrl.training.restore import load_policy_and_config
 
 OUT = RESULTS / "imitation.json"
 TASK = "two_gaps"
@@ -81,10 +86,19 @@ def run_piece(method: str, seed: int, data: Path, args: argparse.Namespace) -> d
         "updates": args.updates,
         "options": METHODS[method],
         "success": summary["mean"],
+        "success_of_draws": success_of_draws(run, 1_000 + seed) if "gaussian" in method else None,
         "wall_s": read_metrics(run / "metrics.csv")[-1]["wall_s"],
         "git_commit": versions.get("git_commit"),
         "machine": versions.get("machine"),
     }
+
+
+def success_of_draws(run: Path, seed: int) -> float:
+    """Return the success rate on 200 episodes of a policy whose actions are drawn."""
+    policy, config = load_policy_and_config(run)
+    rng = torch.Generator().manual_seed(seed)
+    controller = Controller(lambda obs: policy.act(obs, rng=rng), policy.horizon)
+    return evaluate_controller(controller, config.task, 200, seed, 1).mean
 
 
 def summarize(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -101,10 +115,17 @@ def summarize(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "seeds": [piece["seed"] for piece in mine],
                 "success": float(np.mean(success)),
                 "interval": interval_of_mean(success),
+                "success_of_draws": mean_of_known([piece["success_of_draws"] for piece in mine]),
                 "target": TARGETS.get(method, "at least 0.95"),
             }
         )
     return rows
+
+
+def mean_of_known(values: list[float | None]) -> float | None:
+    """Return the mean of what is known, None if nothing is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def draw(rows: list[dict[str, Any]], pieces: list[dict[str, Any]], path: Path) -> None:
@@ -157,6 +178,7 @@ def main() -> None:
         print(
             f"{row['method']:18s} {row['updates']:,} updates, {len(row['seeds'])} seeds: "
             f"success {row['success']:.3f} ({low:.2f} to {high:.2f}), to be {row['target']}"
+            + (f"; of draws {row['success_of_draws']:.3f}" if row["success_of_draws"] is not None else "")
         )
 
 

@@ -1,4 +1,4 @@
-"""EXPO, QC, IDQL and FQL: single updates against autograd, and what each learns in a small problem."""
+"""EXPO, QC, IDQL and FQL: what they choose, aim at and learn; see also `test_generative_updates`."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ def test_qcs_target_is_made_by_the_critics_that_were_drawn():
     assert (target - batch.reward - batch.discount * values.mean(0)).abs().max() > 1e-3
 
 
-def test_a_released_form_whose_batches_differ_in_size_is_not_compiled():
-    for config in (QCConfig, FQLConfig):
-        with pytest.raises(ValueError, match="compile: the batches of preset=released"):
-            config(compile=True, preset=Preset.RELEASED)
+def test_a_released_form_whose_updates_differ_is_not_compiled():
+    for config in (QCConfig, FQLConfig, IDQLConfig):
+        with pytest.raises(ValueError, match="compile: the updates of preset=released are not all alike"):
+            config(compile=True, preset=Preset.RELEASED, offline_updates=1)
 
 
 def test_fql_explores_by_the_flow_policy_until_there_is_something_to_distil():

@@ -43,7 +43,7 @@ def single(seed: int) -> Transitions:
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.value)
 def test_released_idql_trains_its_policy_on_data_only_and_acts_by_an_average(preset):
     config = IDQLConfig(**SMALL, num_samples=4, preset=preset, offline_updates=3)
-    algorithm = make(IDQL, diffusion(), config)
+    algorithm = make(IDQL, diffusion(normalize_obs=True), config)
     learned = algorithm.imitation.policy.denoiser
     average = {name: values.clone() for name, values in learned.named_parameters()}
     for i in range(3):
@@ -55,6 +55,9 @@ def test_released_idql_trains_its_policy_on_data_only_and_acts_by_an_average(pre
     moved = any(not torch.equal(values, after_data[name]) for name, values in learned.state_dict().items())
     acting = algorithm.policy.base.denoiser
     assert "loss/value" in metrics
+    statistics = algorithm.policy.normalizer.mean.clone()
+    algorithm.observe({"policy": torch.full((8, 3), 5.0)})
+    assert (algorithm.policy.normalizer.mean > statistics).all() == (preset is Preset.CORRECTED)
     if preset is Preset.CORRECTED:
         assert moved and acting is learned and "loss/imitation" in metrics
         return

@@ -1,4 +1,4 @@
-"""BC, DSRL and residual policies: frozen parts stay frozen, single updates against autograd, learning."""
+"""BC, DSRL and residual policies: frozen parts stay frozen, DSRL's update against autograd, learning."""
 
 from __future__ import annotations
 

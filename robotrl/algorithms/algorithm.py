@@ -50,7 +50,8 @@ class Algorithm(ABC):
         require(base, cls.requires, cls.__name__)
         if base.horizon > 1 and not cls.learns_chunks:
             raise UsageError(
-                f"{cls.__name__} learns from single control steps: set policy.horizon=1, got {base.horizon}"
+                f"{cls.__name__} learns from single control steps, not from chunks of {base.horizon}: set "
+                "policy.horizon=1, or choose another run for algorithm.init_from"
             )
         return base
 

@@ -293,5 +293,6 @@ def require(policy: Any, capabilities: tuple[type, ...], algorithm: str) -> None
             summary = (capability.__doc__ or "").split("\n")[0].removeprefix("Capability: ").rstrip(".")
             raise UsageError(
                 f"{algorithm} needs a policy with {summary}, which {type(policy).__name__} has not; "
-                "leave `policy` at its default or see `robotrl list policies`"
+                "leave `policy` at its default (`robotrl list policies`), or choose another run for "
+                "algorithm.init_from"
             )

@@ -26,6 +26,7 @@ from robotrl.core.config import TrainConfig
 from robotrl.core.errors import UsageError
 from robotrl.networks.mlp import MLP, Init, Norm
 from robotrl.policies.policy import Policy
+from robotrl.training.pretrained import refuse_policy
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.run_folder import RunFolder
 
@@ -48,11 +49,7 @@ def inherit(config: TrainConfig) -> TrainConfig:
     if not isinstance(algorithm, StreamingOptions) or algorithm.init_from is None:
         return config
     source = RunFolder(Path(algorithm.init_from)).config()
-    default = config.algorithm_class.default_policy
-    if (config.policy_class, config.policy) != (default, default.config_class()):
-        raise UsageError(
-            f"the policy is that of algorithm.init_from={algorithm.init_from}: leave policy= out"
-        )
+    refuse_policy(config, algorithm.init_from)
     if algorithm.keep_critic:
         theirs = _CRITICS.get(config.algorithm_class)
         if theirs is None:

@@ -35,16 +35,23 @@ def inherit_policy(config: TrainConfig) -> TrainConfig:
             f"algorithm.init_from={algorithm.init_from} does not exist: give the folder of a run whose "
             f"policy this one starts from{told}"
         )
+    refuse_policy(config, algorithm.init_from)
     source = RunFolder(Path(algorithm.init_from)).config()
-    default = config.algorithm_class.default_policy
-    if (config.policy_class, config.policy) != (default, default.config_class()):
-        raise UsageError(
-            f"the policy is that of algorithm.init_from={algorithm.init_from}: leave policy= out"
-        )
     names = [field.name for field in dataclasses.fields(PolicyConfig)]
     parts = {name: getattr(source, name) for name in names}
     origin = PolicyConfig(**parts) if config.algorithm_class.keeps_origin else None
     return dataclasses.replace(config, policy_class=source.policy_class, policy=source.policy, origin=origin)
+
+
+def refuse_policy(config: TrainConfig, init_from: str) -> None:
+    """Refuse a policy that the user chose beside the run that the policy is taken from.
+
+    Raises:
+        UsageError: there is one.
+    """
+    default = config.algorithm_class.default_policy
+    if (config.policy_class, config.policy) != (default, default.config_class()):
+        raise UsageError(f"the policy is that of algorithm.init_from={init_from}: leave policy= out")
 
 
 def start_from_origin(config: TrainConfig, algorithm: ReplayLearner) -> None:

@@ -55,13 +55,13 @@ class ReplayConfig:
 
 
 def refuse_compiled_release(compile: bool, preset: Preset) -> None:
-    """Refuse to compile a released form that leaves rows out of batches, which then differ in size.
+    """Refuse to compile a released form whose updates are not all alike: batches lose rows, policies rest.
 
     Raises:
         ValueError: both are asked for.
     """
     if compile and preset is Preset.RELEASED:
-        raise ValueError("compile: the batches of preset=released differ in size; leave it at false")
+        raise ValueError("compile: the updates of preset=released are not all alike; leave it at false")
 
 
 @dataclass
@@ -97,7 +97,8 @@ class OffPolicyConfig(ReplayConfig):
     """Observation groups of the critics; add "privileged" for asymmetric critics."""
     compile: bool = False
     """Whether updates are compiled by torch.compile (see `compiled.py`); needs a C++ compiler. It takes
-    minutes at the start and makes SAC, TD3 and RLPD a tenth faster on one CPU core."""
+    minutes at the start and makes SAC, TD3 and RLPD a tenth faster on one CPU core. A run that is
+    resumed is then as good as one that was not interrupted, but not the same to the bit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,7 +12,7 @@ pi(w|s) = b tanh of a Gaussian. Any data can be learned from, as the critic Q se
 which the policy climbs, never needs a gradient through the base.
 
 Differences: W is fitted to the same aggregate of the target critics that makes Q's target; there are
-`noise_updates` of it per critic update (the release does 10 after 20 to 30 critic updates). Entropies are
+`noise_updates` of it per policy update (the release does 10 after 20 to 30 critic updates). Entropies are
 those of tanh before its scale b.
 
 Corrections of the released code (`preset=released` gives its behaviour): the policy's noise reaches b, which
@@ -44,7 +44,7 @@ class DSRLConfig(SteeringConfig):
     preset: Preset = Preset.CORRECTED
     """corrected or released; released, noise_magnitude counts as 1."""
     noise_updates: int = 1
-    """Updates of the noise's critic per critic update; >= 1."""
+    """Updates of the noise's critic per policy update; >= 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

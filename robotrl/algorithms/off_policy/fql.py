@@ -100,7 +100,10 @@ class FQL(OffPolicyAlgorithm):
     ) -> DistilledPolicy:
         """Put a one-step policy beside the flow policy."""
         if not isinstance(base, FlowPolicy):
-            raise UsageError(f"FQL distils policy=flow, got {type(base).__name__}: leave policy= out")
+            raise UsageError(
+                f"FQL distils policy=flow, got {type(base).__name__}: leave policy= out, or choose another "
+                "run for algorithm.init_from"
+            )
         options = OneStepConfig(
             hidden=config.one_step_hidden or config.hidden,
             horizon=base.horizon,

@@ -10,11 +10,11 @@ are not in the data; a policy that only imitates proposes N actions, and the cri
 
 Differences from the released code (`preset=released` gives its behaviour): the policy goes on imitating while
 there is experience (the released fine-tuning loop never trains it, although an option says so: it is as it
-was at the end of `offline_updates`, or in `init_from`); it acts by its own weights, not by an exponential
-average of them. In both, an exploring action is drawn by the softmax of the values at `temperature`
-(released: with weight tau where Q > V, else 1 - tau), and the networks have neither dropout nor weight decay.
-IFQL as released with FQL and QAM does train its policy on: that is the default with
-`policy=flow`.
+was at the end of `offline_updates`, or in `init_from`, statistics of observations included); it acts by its
+own weights, not by an exponential average of them. In both, an exploring action is drawn by the softmax of
+the values at `temperature` (released: with weight tau where Q > V, else 1 - tau), and the networks have
+neither dropout nor weight decay. IFQL as released with FQL and QAM does train its policy on: that is the
+default with `policy=flow`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset
+from robotrl.algorithms.off_policy.config import OffPolicyConfig, Preset, refuse_compiled_release
 from robotrl.algorithms.off_policy.critic import Critic, make_critics
 from robotrl.algorithms.off_policy.imitation import Imitation
 from robotrl.algorithms.off_policy.learner import OffPolicyAlgorithm, take_weights
 from robotrl.core import checks
-from robotrl.core.types import Specs
+from robotrl.core.types import Obs, Specs
 from robotrl.data.replay import Transitions
 from robotrl.networks.ema import Ema
 from robotrl.networks.flat_adam import FlatAdam
@@ -60,6 +60,7 @@ class IDQLConfig(OffPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_compiled_release(self.compile, self.preset)
         checks.within(self, "(0, 1)", "expectile")
         checks.at_least(self, 1, "num_samples")
         checks.at_least(self, 0, "temperature")
@@ -109,6 +110,11 @@ class IDQL(OffPolicyAlgorithm):
         self.value = MLP(policy.obs_dim, config.hidden, 1, config.activation, Init.UNIFORM, rng)
         self.value_optimizer = FlatAdam(self.value.flat, config.learning_rate)
         self._value_grad = torch.empty_like(self.value.flat)
+
+    def observe(self, obs: Obs) -> None:
+        """Merge newly collected observations into the normaliser, as released while the policy learns."""
+        if self.average is None or self.num_updates < self.config.offline_updates:
+            super().observe(obs)
 
     @torch.no_grad()
     def update(self, batch: Transitions) -> dict[str, Tensor]:

@@ -11,9 +11,10 @@ optimisers' bookkeeping cost more than the arithmetic (13 against 8 ms an update
 
 Differences: any number of updates per collected step (`replay_ratio`); observations are normalised
 by running statistics inside policy and critics (switch off with `policy.normalize_obs=false`);
-`policy_delay` updates the policy and temperature every so many critic updates, 1 in the paper; the policy
-is a single action, not a chunk. The defaults are for thousands of cheap simulations; the paper's are
-learning_rate 3e-4, tau 0.005, policy_delay 1, initial_alpha 1 and replay_ratio 1 from one environment.
+`policy_delay` updates the policy and temperature every so many critic updates, 1 in the paper; actions may
+be chunks (`policy.horizon`), the target is then the h-step return. The defaults are for thousands of cheap
+simulations; the paper's are learning_rate 3e-4, tau 0.005, policy_delay 1, initial_alpha 1 and replay_ratio
+1 from one environment.
 """
 
 from __future__ import annotations

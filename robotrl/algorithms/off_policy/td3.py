@@ -58,7 +58,8 @@ class TD3(OffPolicyAlgorithm):
     def __init__(self, specs: Specs, policy: Policy, config: TD3Config, rng: torch.Generator) -> None:
         if not isinstance(policy, DeterministicPolicy):
             raise UsageError(
-                f"TD3 trains policy=deterministic, got {type(policy).__name__}: leave policy= out"
+                f"TD3 trains policy=deterministic, got {type(policy).__name__}: leave policy= out, or "
+                "choose another run for algorithm.init_from"
             )
         super().__init__(specs, policy, config, rng)
         self.target_net = copy.deepcopy(policy.net).requires_grad_(False)

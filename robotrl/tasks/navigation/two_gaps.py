@@ -33,8 +33,9 @@ class TwoGaps(SparseTask):
     two modes at every start, and their mean is to go straight on. Between the gaps the wall comes forward
     like the bow of a ship, to just before the start, and the point cannot stop: a side must be chosen with
     the first action, and whoever takes the mean hits the bow, however well it was learned. Both modes lie
-    well inside the actuators' range, so that no squashed Gaussian has half of its mass on either edge; one
-    whose mean leans to a side in training may still take that side always.
+    inside the actuators' range, so that no squashed Gaussian has half of its mass on either edge; one whose
+    mean leans to a side in training may still take that side always, and draws of a Gaussian as wide as both
+    modes hit the bow only where they come near its mean.
     """
 
     control_dt_s: float = 0.1
