@@ -98,6 +98,13 @@ def test_methods_learn_chunks_of_gaussians_and_export_them(method, tmp_path):
 )
 def test_methods_of_single_steps_refuse_chunks(algorithm, name, tmp_path):
     words = [*TINY, f"algorithm={algorithm}", "policy=gaussian", "policy.horizon=3", f"runs_dir={tmp_path}"]
-    message = rf"{name} learns from single control steps: set policy\.horizon=1, got 3"
+    message = rf"{name} learns from single control steps, not from chunks of 3: set policy\.horizon=1"
     with pytest.raises(UsageError, match=message):
         train(compose(words), show_progress=False)
+
+
+def test_a_replay_too_small_for_a_chunk_is_refused(tmp_path):
+    words = [*TINY, "algorithm=sac", "policy.horizon=3", "num_envs=4", "algorithm.replay_size=8"]
+    small = ["algorithm.batch_size=8", "algorithm.learning_starts=8", f"runs_dir={tmp_path}"]
+    with pytest.raises(UsageError, match=r"cannot take 3 control steps of 4 simulations: .* at least 12"):
+        train(compose([*words, *small]), show_progress=False)

@@ -93,22 +93,39 @@ def test_a_window_ends_with_its_episode_and_only_a_true_end_state_stops_the_boot
     check(time_limit, 2.0, [2.0], GAMMA, 2.5)
 
 
-def test_a_window_ends_before_a_diverged_row_and_at_the_newest_one():
-    replay = line(Row(1.0), Row(2.0), Row(9.0, truncated=True, valid=False), Row(4.0), Row(5.0))
+def places(replay: Replay, horizon: int) -> set[float]:
+    """Where windows start."""
+    return set(replay.sample(200, rng(), horizon).obs["policy"][:, 0].tolist())
+
+
+def test_a_window_ends_before_a_diverged_row():
+    replay = line(Row(1.0), Row(2.0), Row(9.0, truncated=True, valid=False), Row(4.0), Row(5.0), Row(6.0))
     check(replay, 1.0, [1.0, 2.0], GAMMA**2, 2.5)
     check(replay, 2.0, [2.0], GAMMA, 2.5)
-    check(replay, 4.0, [4.0, 5.0], GAMMA**2, 5.5)
-    assert replay.size == 4 == replay.num_added
-    for horizon in (1, 3):
-        assert set(replay.sample(200, rng(), horizon).obs["policy"][:, 0].tolist()) == {1.0, 2.0, 4.0, 5.0}
+    check(replay, 4.0, [4.0, 5.0, 6.0], GAMMA**3, 6.5)
+    assert replay.size == 5 == replay.num_added
+    assert places(replay, 1) == {1.0, 2.0, 4.0, 5.0, 6.0}
+
+
+def test_a_window_that_is_not_over_is_not_drawn():
+    """Its last actions are still to come, and are not 0."""
+    replay = line(Row(1.0), Row(2.0))
+    assert not replay.can_sample(3) and replay.can_sample(2)
+    with pytest.raises(RobotrlError, match="no windows of 3 control steps that are over"):
+        replay.sample(1, rng(), 3)
+    add(replay, [Row(3.0)])
+    assert replay.can_sample(3) and places(replay, 3) == {1.0}
+    add(replay, [Row(4.0, truncated=True)])
+    assert places(replay, 3) == {1.0, 2.0, 3.0, 4.0}
+    add(replay, [Row(5.0)])
+    assert places(replay, 3) == {1.0, 2.0, 3.0, 4.0} and places(replay, 1) == {1.0, 2.0, 3.0, 4.0, 5.0}
 
 
 def test_a_window_of_the_oldest_rows_does_not_meet_the_newest():
     replay = line(*(Row(float(i)) for i in range(1, 7)), capacity=4)  # 5 6 3 4
     check(replay, 3.0, [3.0, 4.0, 5.0], GAMMA**3, 5.5)
     check(replay, 4.0, [4.0, 5.0, 6.0], GAMMA**3, 6.5)
-    check(replay, 5.0, [5.0, 6.0], GAMMA**2, 6.5)
-    check(replay, 6.0, [6.0], GAMMA, 6.5)
+    assert places(replay, 3) == {3.0, 4.0}
 
 
 def test_a_cut_ends_windows_but_no_episode():
@@ -118,16 +135,19 @@ def test_a_cut_ends_windows_but_no_episode():
     check(replay, 1.0, [1.0, 2.0], GAMMA**2, 2.5)
 
 
-def reference(history: list[list[Row]], t: int, n: int, horizon: int) -> tuple[list[float], float, float]:
-    """Rewards, discount and place of the successor of the window at row t of environment n."""
+def reference(
+    history: list[list[Row]], t: int, n: int, horizon: int
+) -> tuple[list[float], float, float] | None:
+    """Rewards, discount and place of the successor of the window at row t of environment n, if it is over."""
     rewards: list[float] = []
-    while True:
+    while t < len(history):
         row = history[t][n]
         rewards.append(row.place)
-        over = row.terminated or row.truncated or t + 1 == len(history) or not history[t + 1][n].valid
+        over = row.terminated or row.truncated or (t + 1 < len(history) and not history[t + 1][n].valid)
         if over or len(rewards) == horizon:
             return rewards, 0.0 if row.terminated else GAMMA ** len(rewards), row.place + 0.5
         t += 1
+    return None
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -155,12 +175,17 @@ def test_every_window_of_random_histories_is_the_references(seed, num_envs, capa
         with pytest.raises(RobotrlError, match="no transition"):
             replay.sample(1, rng())
         return
+    windows = {place: reference(history, *divmod(int(place), num_envs), horizon) for place in sound}
+    windows = {place: window for place, window in windows.items() if window is not None}
+    if not windows:
+        with pytest.raises(RobotrlError, match="that are over"):
+            replay.sample(1, rng(), horizon)
+        return
     batch = replay.sample(40 * len(sound), rng(seed), horizon, GAMMA)
     starts = batch.obs["policy"][:, 0].tolist()
-    assert set(starts) == sound  # each is missed with probability e^-40
+    assert set(starts) == windows.keys()  # each is missed with probability e^-40
     for i, place in enumerate(starts):
-        t, n = divmod(int(place), num_envs)
-        rewards, discount, successor = reference(history, t, n, horizon)
+        rewards, discount, successor = windows[place]
         k = len(rewards)
         expected = sum(GAMMA**j * reward for j, reward in enumerate(rewards))
         assert batch.reward[i].item() == pytest.approx(expected, rel=1e-5)

@@ -84,6 +84,10 @@ class NoiseReplay(Replay):
         windows = self._windows(start, horizon, gamma)
         return dataclasses.replace(windows, action=self._gather("noise", start))
 
+    def can_sample(self, horizon: int) -> bool:
+        """Whether there are decisions that are over."""
+        return self.size > 0
+
     def state_dict(self) -> dict[str, Any]:
         """Add the decisions under way."""
         return super().state_dict() | {"noise": self._noise, "row": self._row}

@@ -1,9 +1,10 @@
 """Replay: what N environments did, a row per control step in preallocated tensors; windows of h steps.
 
 A window is the h rows of one environment from a start on. It ends early, after k < h of them, where no
-row follows the last one: the episode ended there, the simulation diverged in the next row, or the next
-row is not written yet. All of these but a true end state bootstrap from what came after the last row.
-Every row can be a start, except those of diverged simulations: nothing is ever learned from them.
+row follows the last one: the episode ended there, or the simulation diverged in the next row. Both but a
+true end state bootstrap from what came after the last row. Every row can be a start, except those of
+diverged simulations, from which nothing is ever learned, and the newest ones, whose windows go on in rows
+that are not written yet.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.types import Obs, Step
+
+_MOST_DRAWS = 1000
+"""How often what cannot be used is drawn again at most: where windows are there at all, a few times do."""
 
 
 @dataclass
@@ -178,7 +182,7 @@ class Replay:
     def sample(
         self, batch_size: int, rng: torch.Generator, horizon: int = 1, gamma: float = 0.99
     ) -> Transitions:
-        """Draw windows whose starts are uniform over the sound transitions held, with replacement.
+        """Draw windows that are over, uniformly over their starts and with replacement.
 
         Args:
             batch_size: B.
@@ -189,7 +193,29 @@ class Replay:
         Raises:
             RobotrlError: there is nothing to draw.
         """
-        return self._windows(self._starts(batch_size, rng), horizon, gamma)
+        start = self._starts(batch_size, rng)
+        if horizon > 1:
+            for _ in range(_MOST_DRAWS):
+                running = self._running(start, horizon).nonzero().squeeze(1)
+                if not len(running):
+                    break
+                start[running] = self._starts(len(running), rng)
+            else:
+                raise RobotrlError(f"replay holds no windows of {horizon} control steps that are over")
+        return self._windows(start, horizon, gamma)
+
+    def can_sample(self, horizon: int) -> bool:
+        """Whether there are windows of so many control steps that are over."""
+        return self.size > 0 and self._held >= horizon * self.num_envs
+
+    def _running(self, start: Tensor, horizon: int) -> Tensor:
+        """Return which windows, (B,) bool, go on beyond the newest row."""
+        steps = torch.arange(horizon)
+        rows = (start.unsqueeze(1) + steps * self.num_envs) % self._held
+        after = self._newest().start // self.num_envs - start // self.num_envs
+        written = after % (self._held // self.num_envs) + 1
+        ended = self._gather("done", rows) & (steps < written.unsqueeze(1))
+        return (written < horizon) & ~ended.any(1)
 
     def _windows(self, start: Tensor, horizon: int, gamma: float) -> Transitions:
         """Return the windows that start in given rows, (B,)."""

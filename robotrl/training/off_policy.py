@@ -78,6 +78,12 @@ class OffPolicyLoop(Loop):
             if isinstance(algorithm, LearnsNoise)
             else Replay(*sizes)
         )
+        chunks = algorithm.policy.horizon * env.num_envs
+        if self.buffer.capacity < chunks:
+            raise UsageError(
+                f"replay_size {config.replay_size} cannot take {algorithm.policy.horizon} control steps of "
+                f"{env.num_envs} simulations: raise algorithm.replay_size to at least {chunks}"
+            )
         self.data = data
         self._queue = ActionQueue(env.num_envs, algorithm.policy.horizon, env.specs.action_dim)
         self._updates_owed = 0.0
@@ -109,8 +115,9 @@ class OffPolicyLoop(Loop):
 
     @property
     def _learning(self) -> bool:
-        # decisions that are under way cannot be drawn yet
-        return self.buffer.num_added >= self.algorithm.config.learning_starts and self.buffer.size > 0
+        # what is under way cannot be drawn yet
+        enough = self.buffer.num_added >= self.algorithm.config.learning_starts
+        return enough and self.buffer.can_sample(self.algorithm.policy.horizon)
 
     def _learn_offline(self) -> dict[str, float]:
         count = min(_OFFLINE_UPDATES_PER_ITERATION, self.offline_left)
