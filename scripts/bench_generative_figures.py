@@ -107,6 +107,8 @@ def draw(pieces: list[dict[str, Any]], path: Path) -> None:
 
     rows = summarize(pieces)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
+    methods = [method for method in dict.fromkeys(row["method"] for row in rows) if method != "bc"]
+    colors = {method: f"C{i}" for i, method in enumerate(methods)}
     figure, axes = plt.subplots(1, len(tasks), figsize=(5.6 * len(tasks), 3.8), squeeze=False)
     for axis, task in zip(axes.flat, tasks, strict=True):
         longest = max(row["steps"] for row in rows if row["task"] == task)
@@ -115,9 +117,10 @@ def draw(pieces: list[dict[str, Any]], path: Path) -> None:
             if row["method"] == "bc":
                 axis.axhline(row["success"][-1], color="black", linestyle=":", label=label)
                 continue
-            (line,) = axis.plot(row["env_steps"], row["success"], label=label)
+            color = colors[row["method"]]
+            axis.plot(row["env_steps"], row["success"], label=label, color=color)
             low, high = np.array(row["interval"], dtype=float).T
-            axis.fill_between(row["env_steps"], low, high, color=line.get_color(), alpha=0.12)
+            axis.fill_between(row["env_steps"], low, high, color=color, alpha=0.12)
         axis.set_title(task)
         axis.set_xlabel("environment steps")
         axis.set_ylabel("success, deterministic policy")
