@@ -48,7 +48,7 @@ CHANGES = {
 }
 ADAPT = ["algorithm=stream_ac", "algorithm.std_scale=0.3", "algorithm.actor_rest_steps=5000"]
 STREAMS = {
-    "none": ["algorithm.rule=obgd", "algorithm.actor_rest_steps=1_000_000_000"],
+    "none": ["algorithm.rule=obgd", "algorithm.actor_kappa=1e30"],
     "obgd": ["algorithm.rule=obgd"],
     "adaptive_obgd": ["algorithm.rule=adaptive_obgd"],
     "intentional": ["algorithm.rule=intentional"],

@@ -154,7 +154,7 @@ def test_policies_that_cannot_be_exported(kind: type[Policy], message: str, tmp_
 
 
 def test_policy_of_another_task_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RobotrlError, match="was made for other observations or actions than Hopper's"):
+    with pytest.raises(RobotrlError, match="was made for another task than Hopper: "):
         export_policy(make_policy(GaussianPolicy, Walker()), Hopper(), tmp_path / "b", provenance={})
 
 

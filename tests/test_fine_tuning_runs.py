@@ -156,7 +156,12 @@ def test_a_run_goes_on_is_exported_and_resumes_without_its_origin(
     [
         ("nowhere", [], "run folder nowhere does not exist"),
         ("beta", [], "goes on from one of .*, got BetaPolicy"),
-        ("pendulum", [], "has 3 observations, but task cartpole_balance has 5: choose the task"),
+        (
+            "pendulum",
+            [],
+            "does not fit task cartpole_balance as it is set: an action every 0.02 s, not every 0.01 s",
+        ),
+        ("ppo", ["task=acrobot_swingup"], "does not fit task acrobot_swingup as it is set: "),
         ("ppo", ["policy=gaussian"], "leave policy= out"),
         ("sac", ["algorithm.keep_critic=true"], "keep_critic needs a run of ppo"),
         ("alone", ["algorithm.keep_critic=true"], "had one environment: set algorithm.keep_critic=false"),
@@ -196,3 +201,23 @@ def test_what_cannot_go_on_is_one_line(
 def test_options_of_the_origin_need_one() -> None:
     with pytest.raises(UsageError, match=r"set algorithm\.init_from=RUN"):
         make_loop(compose(["recipe=stream_adapt"]))
+
+
+def test_streams_whose_actor_rests_all_the_time_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    given = words(runs["ppo"], tmp_path, "total_steps=80", "algorithm.actor_rest_steps=40")
+    with pytest.raises(UsageError, match="not below the 40 steps of each stream"):
+        train(compose(given), show_progress=False)
+
+
+def test_a_composite_policy_is_no_streams(runs: dict[str, Path], tmp_path: Path) -> None:
+    residual = [
+        *TASK,
+        "algorithm=residual",
+        f"algorithm.init_from={runs['sac']}",
+        "algorithm.learning_starts=64",
+    ]
+    small = ["algorithm.batch_size=16", "algorithm.hidden=[8]", "algorithm.residual_hidden=[8]", "num_envs=2"]
+    more = ["total_steps=100", "eval_episodes=2", "export=false", f"runs_dir={tmp_path}"]
+    run = train(compose([*residual, *small, *more]), show_progress=False)
+    with pytest.raises(UsageError, match=r"a stream goes on from one of .*, got ResidualPolicy"):
+        train(compose(words(run, tmp_path)), show_progress=False)

@@ -13,9 +13,10 @@ from streaming_common import ACTIONS, OBS, SPECS, Walk, begun, run, same
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.compiled import fill_normal, random_state
-from robotrl.algorithms.streaming.config import Preset, StreamACConfig
+from robotrl.algorithms.streaming.config import Preset, StreamACConfig, StreamQConfig
 from robotrl.algorithms.streaming.network import draw_parameters, layer_matrices
 from robotrl.algorithms.streaming.policy import write_policy
+from robotrl.algorithms.streaming.q_learning import StreamQ
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.core.errors import UsageError
 from robotrl.policies.softplus_gaussian import SoftplusGaussianConfig, SoftplusGaussianPolicy
@@ -297,3 +298,15 @@ def test_policy_of_another_size_is_refused() -> None:
     policy = SoftplusGaussianPolicy(SPECS, SoftplusGaussianConfig(hidden=[8]), torch.Generator())
     with pytest.raises(UsageError, match="cannot take an actor"):
         write_policy(learner(), 0, policy)
+
+
+def test_configurations_of_other_learners_and_unknown_choices_are_refused() -> None:
+    with pytest.raises(UsageError, match="StreamAC takes a StreamACConfig, got a StreamQConfig"):
+        StreamAC(OBS, ACTIONS, config=StreamQConfig())
+    with pytest.raises(UsageError, match="StreamQ takes a StreamQConfig, got a StreamACConfig"):
+        StreamQ(OBS, 3, config=StreamACConfig())
+    with pytest.raises(ValueError, match=r"unknown rule 'obdg' .did you mean 'obgd'"):
+        StreamACConfig(rule="obdg")
+    assert StreamACConfig(preset="reference") == StreamACConfig(preset=Preset.REFERENCE)
+    with pytest.raises(UsageError, match="there is no command"):
+        StreamAC(OBS, 3, discrete=True).command()

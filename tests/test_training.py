@@ -351,3 +351,16 @@ def test_every_shipped_task_can_be_exported_or_is_refused_early(task):
         with pytest.raises(UsageError, match=rf"policy/{hidden[0]}.* in simulation only.* export=false"):
             check_exportable(policy, config.task)
     check_exportable(policy, config.task, allow_simulation_only=bool(hidden))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "more", "message"),
+    [
+        ("ppo", ["total_steps=0"], "set total_steps above 0, got 0"),
+        ("stream_ac", ["total_steps=0"], "set total_steps above 0, got 0"),
+        ("sac", ["total_steps=500"], "learning_starts=500 is not below total_steps=500"),
+    ],
+)
+def test_a_training_that_would_learn_nothing_is_refused(algorithm, more, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        train(compose(overrides(algorithm, tmp_path, *more)), show_progress=False)

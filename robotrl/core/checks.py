@@ -1,4 +1,4 @@
-"""Checks of a configuration's fields, for its `__post_init__`: NaN and infinity pass none of them.
+"""Checks of a configuration's fields, for its `__post_init__`: numbers that are NaN or infinite pass none.
 
 Each takes the names of the fields and raises a `ValueError` that names the first one out of bounds. A
 field that is None is left unset on purpose and passes.
@@ -6,11 +6,28 @@ field that is None is left unset on purpose and passes.
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, get_type_hints
 
-from robotrl.core.errors import UsageError
+from robotrl.core.errors import UsageError, unknown_name
+
+
+def choices(config: Any) -> None:
+    """Turn text, as the command line has it, into the members of the enums that fields are.
+
+    Raises:
+        ValueError: there is no such member.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        if not isinstance(kind, enum.EnumMeta) or isinstance(value := getattr(config, name), kind):
+            continue
+        members: Iterable[enum.Enum] = kind
+        known = [member.value for member in members]
+        if value not in known:
+            raise ValueError(str(unknown_name(name, str(value), known)))
+        setattr(config, name, kind(value))
 
 
 def finite(config: Any, *names: str) -> None:

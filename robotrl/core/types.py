@@ -56,6 +56,9 @@ class ObsTerm:
                 f"observation term {self.name!r}: {len(self.elements)} element names for {self.size} scalars"
             )
 
+    def __str__(self) -> str:
+        return f"observation {self.name} ({self.size}, {self.unit})"
+
 
 @dataclass(frozen=True)
 class ActionTerm:
@@ -71,6 +74,9 @@ class ActionTerm:
             raise ValueError(
                 f"action term {self.name!r}: needs finite low < high, got [{self.low}, {self.high}]"
             )
+
+    def __str__(self) -> str:
+        return f"action {self.name} ({self.low:g} to {self.high:g} {self.unit})"
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,22 @@ class Specs:
             if group not in self.observation:
                 raise unknown_name("observation group", group, self.observation)
         return sum(term.size for group in groups for term in self.observation[group])
+
+    def difference(self, other: Specs) -> str | None:
+        """Say in words the first thing that is another one in `other`; None if nothing is."""
+        if self.control_dt_s != other.control_dt_s:
+            return f"an action every {self.control_dt_s:g} s, not every {other.control_dt_s:g} s"
+        mine, theirs = self.observation, other.observation
+        if mine.keys() != theirs.keys():
+            return f"observation groups {', '.join(mine)}, not {', '.join(theirs)}"
+        parts = {f"observation terms in {group!r}": (mine[group], theirs[group]) for group in mine}
+        for what, (ours, others) in {**parts, "actions": (self.action, other.action)}.items():
+            if len(ours) != len(others):
+                return f"{len(ours)} {what}, not {len(others)}"
+            for have, want in zip(ours, others, strict=True):
+                if have != want:
+                    return f"{have}, not {want}" if str(have) != str(want) else f"{have!r}, not {want!r}"
+        return None
 
     @property
     def action_dim(self) -> int:

@@ -88,10 +88,9 @@ def export_policy(
     out = Path(out)
     wanted = check_formats(formats)
     _refuse_foreign(out)
-    if specs_of(task) != policy.specs:
-        raise RobotrlError(
-            f"the policy was made for other observations or actions than {type(task).__name__}'s"
-        )
+    difference = policy.specs.difference(specs_of(task))
+    if difference is not None:
+        raise RobotrlError(f"the policy was made for another task than {type(task).__name__}: {difference}")
     check_exportable(policy, task, allow_simulation_only)
     inputs = input_terms(policy.specs, policy.obs_groups)
     section = describe_task(task, str(provenance.get("task_name") or type(task).__name__))

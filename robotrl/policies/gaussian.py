@@ -36,6 +36,7 @@ class MlpPolicyConfig:
     """Normalise observations by running statistics, inside the policy."""
 
     def __post_init__(self) -> None:
+        checks.choices(self)
         checks.widths(self, "hidden")
         if not self.obs_groups:
             raise ValueError("obs_groups: name at least one observation group")

@@ -51,10 +51,11 @@ def trained_policy(run: Path, deterministic: bool, env: Env, rng: torch.Generato
         UsageError: `run` is no run, or its task has other observations or actions than the environments.
     """
     policy, config = load_policy_and_config(run)
-    if policy.specs != env.specs:
+    difference = policy.specs.difference(env.specs)
+    if difference is not None:
         raise UsageError(
-            f"the policy of {run} was trained on {config.task_name}, whose observations or actions differ "
-            "from those of the task given: leave task away, or collect with another policy"
+            f"the policy of {run} was trained on {config.task_name}, which differs from the task given: "
+            f"{difference}; leave task away, or collect with another policy"
         )
     return Demonstrator(
         config.algorithm_class.__name__.lower(),

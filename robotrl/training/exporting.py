@@ -50,11 +50,13 @@ def export_run(
         policy.set_sampling_steps(sampling_steps)
     # the tensors were read with the policy; no path starts with "-"
     env_steps = checkpoint.load(folder.latest_checkpoint(), prefix="-")["env_steps"]
+    # with another number of steps it is another policy, which nobody evaluated
+    return_mean = _return_mean(folder, env_steps) if sampling_steps is None else None
     return export_policy(
         policy,
         config.task,
         out,
-        provenance=provenance(config, env_steps, _return_mean(folder, env_steps)),
+        provenance=provenance(config, env_steps, return_mean),
         allow_simulation_only=allow_simulation_only or config.allow_simulation_only,
         formats=formats,
     )

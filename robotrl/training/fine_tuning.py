@@ -16,7 +16,7 @@ from torch import Tensor
 from robotrl.algorithms.algorithm import Algorithm
 from robotrl.algorithms.off_policy.sac import SAC, SACConfig
 from robotrl.algorithms.on_policy.ppo import PPO, PPOConfig
-from robotrl.algorithms.streaming.fine_tuning import TrainedCritic
+from robotrl.algorithms.streaming.fine_tuning import TrainedCritic, check_policy
 from robotrl.algorithms.streaming.stream_action_value import StreamSoftActorCritic
 from robotrl.algorithms.streaming.stream_actor_critic import StreamActorCritic
 from robotrl.algorithms.streaming.streaming_algorithm import StreamingAlgorithm, StreamingOptions
@@ -26,7 +26,7 @@ from robotrl.core.config import TrainConfig
 from robotrl.core.errors import UsageError
 from robotrl.networks.mlp import MLP, Init, Norm
 from robotrl.policies.policy import Policy
-from robotrl.training.pretrained import refuse_policy
+from robotrl.training.pretrained import check_task, refuse_policy
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.run_folder import RunFolder
 
@@ -80,24 +80,16 @@ def go_on_from_origin(config: TrainConfig, algorithm: Algorithm) -> None:
     """Give an algorithm the weights of the run that it goes on from, if there is one.
 
     Raises:
-        UsageError: the policy there has observations or actions of another size.
+        UsageError: the policy there is of another task, or none that a stream can go on from.
         RobotrlError: the run has no checkpoint, or a damaged one.
     """
     if not isinstance(algorithm, StreamingAlgorithm) or algorithm.config.init_from is None:
         return
     run = Path(algorithm.config.init_from)
     policy, source = load_policy_and_config(run)
-    mine = algorithm.policy
-    for what, theirs, ours in (
-        ("observations", policy.obs_dim, mine.obs_dim),
-        ("actions", policy.action_dim, mine.action_dim),
-    ):
-        if theirs != ours:
-            raise UsageError(
-                f"the policy of {run} has {theirs} {what}, but task {config.task_name} has {ours}: "
-                f"choose the task it was trained on, {source.task_name}, or one that differs in physics only"
-            )
-    mine.load_state_dict(policy.state_dict())
+    check_task(policy, source, algorithm.config.init_from, config, algorithm.specs)
+    check_policy(policy, type(algorithm.config))
+    algorithm.policy.load_state_dict(policy.state_dict())
     if algorithm.config.keep_critic:
         algorithm.critic = _trained_critic(run, policy, source)
 

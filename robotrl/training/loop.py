@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robotrl.algorithms.algorithm import Algorithm
 from robotrl.core.config import TrainConfig
+from robotrl.core.errors import UsageError
 from robotrl.envs.env import Env
 from robotrl.training.run_folder import RunFolder
 
@@ -115,6 +116,16 @@ class Loop(ABC):
         self.obs = state["obs"] if restarted is None else restarted
         self.env_steps = state["env_steps"]
         self.phase_s = defaultdict(float, state["phase_s"])
+
+
+def refuse_no_steps(total_steps: int) -> None:
+    """Refuse to train on no environment steps, for loops that learn from nothing else.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if total_steps < 1:
+        raise UsageError(f"nothing would be learned: set total_steps above 0, got {total_steps}")
 
 
 class EpisodeStatistics:

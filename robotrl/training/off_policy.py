@@ -69,6 +69,11 @@ class OffPolicyLoop(Loop):
                 f"{type(algorithm).__name__} learns from data alone and takes no environment steps: "
                 f"set total_steps=0, got {total_steps}"
             )
+        if 0 < total_steps <= config.learning_starts and not config.offline_updates:
+            raise UsageError(
+                f"nothing would be learned: algorithm.learning_starts={config.learning_starts} is not below "
+                f"total_steps={total_steps}"
+            )
         super().__init__(env, algorithm, total_steps, torch_threads)
         self.offline_updates = self.offline_left = config.offline_updates
         dims = {group: env.specs.obs_dim(group) for group in algorithm.obs_groups}

@@ -9,7 +9,7 @@ import torch
 from robotrl.algorithms.on_policy.ppo import PPO
 from robotrl.data.rollout import RolloutBuffer
 from robotrl.envs.env import Env
-from robotrl.training.loop import EpisodeStatistics, Loop
+from robotrl.training.loop import EpisodeStatistics, Loop, refuse_no_steps
 
 
 class OnPolicyLoop(Loop):
@@ -20,6 +20,7 @@ class OnPolicyLoop(Loop):
     algorithm: PPO
 
     def __init__(self, env: Env, algorithm: PPO, total_steps: int, torch_threads: int) -> None:
+        refuse_no_steps(total_steps)
         algorithm.check_length(total_steps / (algorithm.config.num_steps * env.num_envs))
         super().__init__(env, algorithm, total_steps, torch_threads)
         dims = {group: env.specs.obs_dim(group) for group in env.specs.observation}

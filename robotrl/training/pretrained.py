@@ -14,6 +14,8 @@ from robotrl.algorithms.off_policy.config import ReplayConfig
 from robotrl.algorithms.off_policy.learner import ReplayLearner
 from robotrl.core.config import PolicyConfig, TrainConfig
 from robotrl.core.errors import UsageError
+from robotrl.core.types import Specs
+from robotrl.policies.policy import Policy
 from robotrl.training.restore import load_policy_and_config
 from robotrl.training.run_folder import RunFolder
 
@@ -70,10 +72,26 @@ def start_from_origin(config: TrainConfig, algorithm: ReplayLearner) -> None:
             )
         return
     policy, source = load_policy_and_config(Path(algorithm.config.init_from))
-    if policy.specs != algorithm.specs:
-        raise UsageError(
-            f"the policy of {algorithm.config.init_from} has other observations or actions than task "
-            f"{config.task_name}: choose the task it was trained on, {source.task_name}, or one that differs "
-            "in physics only"
-        )
+    check_task(policy, source, algorithm.config.init_from, config, algorithm.specs)
     algorithm.start_from(policy)
+
+
+def check_task(policy: Policy, source: TrainConfig, run: str, config: TrainConfig, specs: Specs) -> None:
+    """Refuse to go on from a policy on a task that shows or asks for something else.
+
+    Args:
+        policy: that was trained.
+        source: configuration of its run.
+        run: where that is.
+        config: of the run that goes on.
+        specs: of its task.
+
+    Raises:
+        UsageError: observations, actions or their rate differ.
+    """
+    difference = policy.specs.difference(specs)
+    if difference is not None:
+        raise UsageError(
+            f"the policy of {run}, trained on {source.task_name}, does not fit task {config.task_name} as it "
+            f"is set: {difference}; choose the same task and options, but for the physics"
+        )

@@ -21,7 +21,7 @@ from robotrl.core.errors import UsageError
 from robotrl.core.types import Step
 from robotrl.envs.env import Env
 from robotrl.training.evaluation import evaluate
-from robotrl.training.loop import EpisodeStatistics, Loop
+from robotrl.training.loop import EpisodeStatistics, Loop, refuse_no_steps
 from robotrl.training.run_folder import RunFolder, write_json
 from robotrl.training.streams_report import STREAMS_FILE
 
@@ -102,6 +102,13 @@ class StreamingLoop(Loop):
     algorithm: StreamingAlgorithm
 
     def __init__(self, env: Env, algorithm: StreamingAlgorithm, total_steps: int, torch_threads: int) -> None:
+        refuse_no_steps(total_steps)
+        rest, steps = algorithm.config.actor_rest_steps, total_steps / env.num_envs
+        if rest >= steps:
+            raise UsageError(
+                f"algorithm.actor_rest_steps={rest} is not below the {steps:g} steps of each stream: no "
+                f"policy would be learned; raise total_steps, which counts those of all {env.num_envs}"
+            )
         super().__init__(env, algorithm, total_steps, torch_threads)
         torch.set_num_threads(torch_threads)
         algorithm.start(self.obs, env.max_steps)

@@ -44,6 +44,7 @@ class ReplayConfig:
     """Discount; in [0, 1)."""
 
     def __post_init__(self) -> None:
+        checks.choices(self)
         checks.at_least(self, 1, "batch_size", "learning_starts")
         checks.at_least(self, 0, "offline_updates")
         checks.above(self, 0, "replay_ratio", "learning_rate")

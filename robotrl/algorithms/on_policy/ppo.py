@@ -75,6 +75,7 @@ class PPOConfig:
     """Observation groups of the critic; add "privileged" for an asymmetric critic."""
 
     def __post_init__(self) -> None:
+        checks.choices(self)
         checks.at_least(self, 1, "num_steps", "num_epochs", "minibatch_size")
         checks.above(self, 0, "learning_rate", "desired_kl", "clip_ratio", "max_grad_norm")
         checks.at_least(self, 0, "value_coef", "entropy_coef")

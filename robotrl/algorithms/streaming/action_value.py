@@ -28,6 +28,7 @@ the running mean of its length.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,12 @@ import numpy.typing as npt
 from robotrl.algorithms.streaming import action_value_kernel
 from robotrl.algorithms.streaming.actor_critic import Actor, check_head, set_actor
 from robotrl.algorithms.streaming.compiled import Doubles, Reals
-from robotrl.algorithms.streaming.config import StreamDACConfig, StreamSACConfig
+from robotrl.algorithms.streaming.config import (
+    StreamConfig,
+    StreamDACConfig,
+    StreamQACConfig,
+    StreamSACConfig,
+)
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.setup import Network, Sweep
@@ -56,6 +62,8 @@ class StreamQAC(StreamLearner):
         actor: what the policy is made of, instead of `config.hidden` with a softplus deviation.
     """
 
+    config_class: ClassVar[type[StreamConfig]] = StreamQACConfig
+
     config: StreamSACConfig | StreamDACConfig
 
     def __init__(
@@ -70,7 +78,7 @@ class StreamQAC(StreamLearner):
         dtype: npt.DTypeLike = np.float32,
         actor: Actor | None = None,
     ) -> None:
-        config = config or StreamSACConfig()
+        config = self.checked(config or StreamSACConfig())
         is_soft = isinstance(config, StreamSACConfig)
         heads = [Head.SQUASHED_SOFTPLUS, Head.SQUASHED] if is_soft else [Head.DETERMINISTIC]
         actor = actor or Actor(config.hidden, heads[0])

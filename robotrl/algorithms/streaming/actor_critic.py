@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from robotrl.algorithms.streaming import actor_critic_kernel
 from robotrl.algorithms.streaming.compiled import Doubles, Reals
-from robotrl.algorithms.streaming.config import Preset, StreamACConfig
+from robotrl.algorithms.streaming.config import Preset, StreamACConfig, StreamConfig
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.rules.codes import INTENTIONAL_LOGITS, Rule
@@ -98,6 +98,8 @@ class StreamAC(StreamLearner):
             other way round.
     """
 
+    config_class: ClassVar[type[StreamConfig]] = StreamACConfig
+
     config: StreamACConfig
 
     def __init__(
@@ -113,7 +115,7 @@ class StreamAC(StreamLearner):
         dtype: npt.DTypeLike = np.float32,
         actor: Actor | None = None,
     ) -> None:
-        config = config or StreamACConfig()
+        config = self.checked(config or StreamACConfig())
         actor = actor or Actor(config.hidden, Head.CATEGORICAL if discrete else Head.SOFTPLUS)
         check_head(f"StreamAC with discrete={discrete}", actor, [Head.CATEGORICAL] if discrete else GAUSSIAN)
         outputs = action_dim if discrete else 2 * action_dim
@@ -136,7 +138,15 @@ class StreamAC(StreamLearner):
         return actor_critic_kernel.advance
 
     def command(self) -> Doubles:
-        """Return what the actuators receive of the continuous actions, (N, A) in [-1, 1]."""
+        """Return what the actuators receive of the continuous actions, (N, A) in [-1, 1].
+
+        Raises:
+            UsageError: actions are discrete.
+        """
+        if self.discrete:
+            raise UsageError(
+                "actions are indices, of which `act` returns one per stream: there is no command"
+            )
         if self.actor.head.is_squashed:
             return np.tanh(self.streams.action)
         # np.clip costs several times as much on so few numbers

@@ -59,6 +59,7 @@ class StreamConfig:
     """What an update may take, s, > 0: longer ones are counted. Null for any time."""
 
     def __post_init__(self) -> None:
+        checks.choices(self)
         checks.within(self, "[0, 1)", "gamma", "trace_lambda", "sparsity")
         checks.above(self, 0, "critic_kappa", "critic_eta", "critic_learning_rate", "update_budget_s")
         checks.at_least(self, 1, "episode_steps")

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ from robotrl.algorithms.streaming.state import (
 )
 from robotrl.core.errors import UsageError
 
+C = TypeVar("C", bound=StreamConfig)
 # handing a stream to another thread costs as much as advancing a few of them
 _MIN_STREAMS_PER_THREAD = 4
 
@@ -69,6 +70,8 @@ class StreamLearner(ABC):
         streams: the state, for those who look inside.
         durations: of the updates since `start`.
     """
+
+    config_class: ClassVar[type[StreamConfig]]
 
     def __init__(
         self,
@@ -111,6 +114,19 @@ class StreamLearner(ABC):
         ]
         self._bounds = np.linspace(0, num_streams, self.num_threads + 1).astype(int).tolist()
         self._pool = ThreadPoolExecutor(self.num_threads - 1, "streams") if self.num_threads > 1 else None
+
+    @classmethod
+    def checked(cls, config: C) -> C:
+        """Return a configuration that is of this learner.
+
+        Raises:
+            UsageError: it is of another.
+        """
+        if not isinstance(config, cls.config_class):
+            raise UsageError(
+                f"{cls.__name__} takes a {cls.config_class.__name__}, got a {type(config).__name__}"
+            )
+        return config
 
     @property
     @abstractmethod

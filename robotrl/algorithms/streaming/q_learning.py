@@ -43,7 +43,7 @@ class ActionValues(StreamLearner):
         dtype: of networks and traces, float32 or float64.
     """
 
-    config_class: ClassVar[type]
+    config_class: ClassVar[type[EpsilonGreedyConfig]]
     networks: ClassVar[tuple[str, ...]] = ("critic",)
     """Names of the networks, each with an output per action; the first holds the values."""
 
@@ -58,7 +58,7 @@ class ActionValues(StreamLearner):
         num_threads: int | None = None,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        config = config or self.config_class()
+        config = self.checked(config or self.config_class())
         networks = [Network(name, config.hidden, num_actions, config.rule) for name in self.networks]
         super().__init__(
             networks, obs_dim, 1, Head.CATEGORICAL, num_streams, config, seed, sweep, num_threads, dtype
@@ -72,7 +72,7 @@ class ActionValues(StreamLearner):
 class StreamQ(ActionValues):
     """Stream Q(lambda) or SARSA(lambda) for N streams, whichever `config` says."""
 
-    config_class: ClassVar[type] = StreamQConfig
+    config_class: ClassVar[type[EpsilonGreedyConfig]] = StreamQConfig
 
     config: StreamQConfig
 

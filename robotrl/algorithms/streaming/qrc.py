@@ -21,14 +21,14 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from robotrl.algorithms.streaming import qrc_kernel
-from robotrl.algorithms.streaming.config import StreamQRCConfig
+from robotrl.algorithms.streaming.config import EpsilonGreedyConfig, StreamQRCConfig
 from robotrl.algorithms.streaming.q_learning import ActionValues
 
 
 class StreamQRC(ActionValues):
     """QRC(lambda) for N streams."""
 
-    config_class: ClassVar[type] = StreamQRCConfig
+    config_class: ClassVar[type[EpsilonGreedyConfig]] = StreamQRCConfig
     networks: ClassVar[tuple[str, ...]] = ("critic", "correction")
 
     config: StreamQRCConfig

@@ -134,7 +134,9 @@ def _values(config: StreamConfig, name: str, num_streams: int, sweep: Sweep) -> 
         return np.full(num_streams, np.inf if value is None else float(value))
     values = np.asarray(sweep[name], np.float64)
     if values.shape != (num_streams,):
-        raise UsageError(f"sweep of {name} has shape {values.shape}, expected one value per stream")
+        raise UsageError(
+            f"sweep of {name} has shape {values.shape}, expected one value for each of {num_streams} streams"
+        )
     for i, value in enumerate(values.tolist()):
         try:
             dataclasses.replace(config, **{name: value})

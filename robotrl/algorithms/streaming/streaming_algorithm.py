@@ -35,11 +35,12 @@ class StreamingOptions(StreamPolicyConfig):
     init_from: str | None = None
     """Run folder whose policy the streams go on from (PPO's, SAC's or a stream's; a squashed one for
     stream_sac, a deterministic one for stream_dac); null to begin with none. With it, `hidden` is the
-    critic's only."""
+    critic's only, and `normalize_obs` is the policy's."""
     std_scale: float = 1.0
     """With init_from, factor of the policy's standard deviation at the start; > 0."""
     keep_critic: bool = False
-    """With init_from, go on from PPO's (stream_ac) or SAC's critic (stream_sac), too, not a new one."""
+    """With init_from, go on from PPO's (stream_ac) or SAC's critic (stream_sac), too, not a new one; `hidden`
+    and `critic_unit` are then its."""
     sweep: dict[str, Any] = field(default_factory=dict)
     """Hyperparameter -> list of one value per stream, such as actor_eta: [0.02, 0.05, 0.1] for num_envs=3."""
 

@@ -11,13 +11,14 @@ Differences from the released code: those of `normalization` and `config.Preset`
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from robotrl.algorithms.streaming import value_kernel
 from robotrl.algorithms.streaming.compiled import Doubles
-from robotrl.algorithms.streaming.config import StreamTDConfig
+from robotrl.algorithms.streaming.config import StreamConfig, StreamTDConfig
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.inputs import LARGEST, as_numbers
 from robotrl.algorithms.streaming.learner import StreamLearner
@@ -38,6 +39,8 @@ class StreamTD(StreamLearner):
         dtype: of networks and traces, float32 or float64.
     """
 
+    config_class: ClassVar[type[StreamConfig]] = StreamTDConfig
+
     config: StreamTDConfig
 
     def __init__(
@@ -50,7 +53,7 @@ class StreamTD(StreamLearner):
         num_threads: int | None = None,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        config = config or StreamTDConfig()
+        config = self.checked(config or StreamTDConfig())
         networks = [Network("critic", config.hidden, 1, config.rule)]
         super().__init__(
             networks, obs_dim, 1, Head.CATEGORICAL, num_streams, config, seed, sweep, num_threads, dtype
