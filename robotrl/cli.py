@@ -170,9 +170,17 @@ What to train is said by key=value words; later ones win:
 
         print("---\n".join(to_yaml(config) for config in configs), end="")
         return
-    from robotrl.training.train import train
+    from robotrl.training.train import inherited, train
 
-    _summarize([train(config) for config in configs])
+    for config in configs:
+        inherited(config)
+    runs: list[Path] = []
+    try:
+        for config in configs:
+            runs.append(train(config))
+    finally:  # what was trained before another job failed is of use all the same
+        if runs:
+            _summarize(runs)
 
 
 def _summarize(runs: Sequence[Path]) -> None:

@@ -225,6 +225,25 @@ def test_a_narrow_terminal_cuts_nothing_off(tmp_path: Path) -> None:
     assert len(cells) > 1 and "".join(cells) == str(path)
 
 
+def test_multirun_checks_origins_first_and_shows_what_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "train",
+        "task=cartpole_balance",
+        "task.episode_length_s=0.2",
+        "algorithm=stream_ac",
+        "--multirun",
+    ]
+    words += ["eval_episodes=1", "export=false"]
+    assert main([*words, "total_steps=20", "algorithm.init_from=null,nowhere"]) == 2
+    captured = capsys.readouterr()
+    assert "nowhere does not exist" in captured.err and "run folder:" not in captured.out
+    assert main([*words, "total_steps=20,0"]) == 2
+    captured = capsys.readouterr()
+    assert "set total_steps above 0" in captured.err and captured.out.count("run folder:") == 1
+
+
 def test_multirun_trains_every_combination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *PENDULUM, "export=false", "seed=3,4", "--multirun"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run folder: ")]

@@ -66,7 +66,7 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
     """
     if config.video:
         own_task(config.task)
-    config = inherit_policy(inherit(config))
+    config = inherited(config)
     loop = make_loop(config)
     if config.export:
         check_exportable(loop.algorithm.policy, config.task, config.allow_simulation_only)
@@ -74,6 +74,15 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> Path:
     with training_lock(run.path):
         note_data(run, loop)
         return _run(run, config, loop, None, show_progress)
+
+
+def inherited(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with what it takes over from the run that it starts from, if there is one.
+
+    Raises:
+        UsageError: there is no such run, or it does not fit.
+    """
+    return inherit_policy(inherit(config))
 
 
 def resume(path: Path, *, show_progress: bool = True) -> Path:
