@@ -108,7 +108,8 @@ class Specs:
 
     def difference(self, other: Specs) -> str | None:
         """Say in words the first thing that is another one in `other`; None if nothing is."""
-        if self.control_dt_s != other.control_dt_s:
+        unknown = math.isnan(self.control_dt_s) and math.isnan(other.control_dt_s)
+        if self.control_dt_s != other.control_dt_s and not unknown:
             return f"an action every {self.control_dt_s:g} s, not every {other.control_dt_s:g} s"
         mine, theirs = self.observation, other.observation
         if mine.keys() != theirs.keys():
