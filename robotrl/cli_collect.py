@@ -44,6 +44,8 @@ What to record is said by key=value words:
     from robotrl.training.collect import collect as record
 
     options = fill(CollectOptions, {key: value for key, value in given.items() if not _is_of_task(key)}, "")
+    if for_task and not {"task", "task._target_"} & given.keys():
+        raise UsageError(f"{for_task[0]} is an option of the task: name it, too (task=NAME)")
     task, name = compose_task_words(for_task) if for_task else (None, "")
     folder, dataset = record(options, task, name)
     _print(folder, dataset.summary(), dataset.provenance["diverged_episodes"])

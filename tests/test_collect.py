@@ -165,6 +165,10 @@ def test_a_runs_policy_on_its_own_task(capsys: pytest.CaptureFixture[str]):
     assert "episode_length_s: 0.4" in drawn.provenance["task"]
     message = error_line(capsys, run, "task=walker_walk")
     assert "was trained on pendulum_swingup, which differs from the task given: " in message
+    message = error_line(capsys, run, "task.episode_length_s=2")
+    assert "task.episode_length_s=2 is an option of the task: name it, too (task=NAME)" in message
+    message = error_line(capsys, "policy=exprt", "task=walker_walk")
+    assert "policy=exprt is no run folder; give one, or expert or random" in message
 
 
 def test_the_same_seed_records_the_same(tmp_path: Path):
@@ -240,7 +244,7 @@ def test_the_summary_is_printed_and_stored(capsys: pytest.CaptureFixture[str]):
     [
         (["policy=random"], "policy=random needs a task: add task=NAME"),
         (["task=pendulum_swingup"], "policy must be given"),
-        (["policy=x"], "run folder x does not exist"),
+        (["policy=x"], "policy=x is no run folder; give one, or expert or random"),
         (["policy=random", "task=pendulm_swingup"], "(did you mean 'pendulum_swingup'?)"),
         (["policy=random", FALLING, "episods=3"], "unknown key 'episods' (did you mean 'episodes'?)"),
         (["policy=random", FALLING, "episodes=0"], "episodes must be at least 1, got 0"),

@@ -193,7 +193,8 @@ def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except FileNotFoundError:
-        raise RobotrlError(f"{folder} is not a complete bundle: {name} is missing") from None
+        hint = f"; is {folder / 'bundle'} meant?" if (folder / "bundle").is_dir() else ""
+        raise RobotrlError(f"{folder} is not a complete bundle: {name} is missing{hint}") from None
     except OSError as error:
         raise RobotrlError(f"cannot read {folder / name}: {error.strerror}") from error
 

@@ -54,6 +54,8 @@ class CollectOptions:
         checks.at_least(self, 0, "noise_std", "seed")
         if self.seed >= SEEDS:
             raise ValueError(f"seed must be below 2^30, got {self.seed}")
+        if self.policy not in ("expert", "random") and not Path(self.policy).exists():
+            raise ValueError(f"policy={self.policy} is no run folder; give one, or expert or random")
         if self.policy == "random" and self.noise_std:
             raise ValueError("noise_std does not go with policy=random, whose actions are uniform already")
         if self.policy in ("expert", "random") and not self.deterministic:
