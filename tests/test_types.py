@@ -28,16 +28,16 @@ def groups(*terms: ObsTerm) -> dict[str, tuple[ObsTerm, ...]]:
     [
         ({"control_dt_s": 0.3}, "an action every 0.3 s, not every 0.02 s"),
         ({"observation": {"policy": ()}}, "observation groups policy, not policy, privileged"),
-        ({"observation": groups(ObsTerm("height", 1, "m"))}, "1 observation terms in 'policy', not 2"),
+        ({"observation": groups(ObsTerm("height", 1, "m"))}, "observation group 'policy' of 1 terms, not 2"),
         (
             {"observation": groups(ObsTerm("depth", 1, "m"), ObsTerm("joints", 2, "rad"))},
-            "observation depth (1, m), not observation height (1, m)",
+            "observation group 'policy': 'depth' (1, m), not 'height' (1, m)",
         ),
         (
             {"action": (ActionTerm("knee", "N m", -1.0, 2.0),)},
-            "action knee (-1 to 2 N m), not action knee (-1 to 1 N m)",
+            "action: 'knee' in [-1, 2] N m, not 'knee' in [-1, 1] N m",
         ),
-        ({"action": ()}, "0 actions, not 1"),
+        ({"action": ()}, "action of 0 terms, not 1"),
     ],
 )
 def test_the_first_difference_is_named(change: dict, words: str) -> None:

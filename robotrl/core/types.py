@@ -57,7 +57,7 @@ class ObsTerm:
             )
 
     def __str__(self) -> str:
-        return f"observation {self.name} ({self.size}, {self.unit})"
+        return f"{self.name!r} ({self.size}, {self.unit})"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ActionTerm:
             )
 
     def __str__(self) -> str:
-        return f"action {self.name} ({self.low:g} to {self.high:g} {self.unit})"
+        return f"{self.name!r} in [{self.low:g}, {self.high:g}] {self.unit}"
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,14 @@ class Specs:
         mine, theirs = self.observation, other.observation
         if mine.keys() != theirs.keys():
             return f"observation groups {', '.join(mine)}, not {', '.join(theirs)}"
-        parts = {f"observation terms in {group!r}": (mine[group], theirs[group]) for group in mine}
-        for what, (ours, others) in {**parts, "actions": (self.action, other.action)}.items():
+        parts = {f"observation group {group!r}": (mine[group], theirs[group]) for group in mine}
+        for what, (ours, others) in {**parts, "action": (self.action, other.action)}.items():
             if len(ours) != len(others):
-                return f"{len(ours)} {what}, not {len(others)}"
+                return f"{what} of {len(ours)} terms, not {len(others)}"
             for have, want in zip(ours, others, strict=True):
                 if have != want:
-                    return f"{have}, not {want}" if str(have) != str(want) else f"{have!r}, not {want!r}"
+                    words = f"{have}, not {want}" if str(have) != str(want) else f"{have!r}, not {want!r}"
+                    return f"{what}: {words}"
         return None
 
     @property

@@ -116,8 +116,7 @@ class Dataset:
                 for ours, theirs in zip(self.specs.observation[group], wanted, strict=False):
                     if _identity(ours) != _identity(theirs):
                         raise self._error(
-                            f"observation group {group!r} has {_described(ours)} where the task has "
-                            f"{_described(theirs)}"
+                            f"observation group {group!r} has {ours} where the task has {theirs}"
                         )
         dt_s = self.specs.control_dt_s
         if self.named and abs(dt_s - specs.control_dt_s) > 1e-6 * dt_s:  # False where one is not known
@@ -131,7 +130,7 @@ class Dataset:
             named_alike = not self.named or (have.name, have.unit) == (want.name, want.unit)
             if not named_alike or off > _ROUNDING * (want.high - want.low):
                 hint = "" if self.named else "; data_any_bounds=true says that they are scaled to those"
-                raise self._error(f"has the action {_bounds(have)} where the task has {_bounds(want)}{hint}")
+                raise self._error(f"has the action {have} where the task has {want}{hint}")
 
     def monte_carlo_returns(self, gamma: float) -> Tensor:
         """(S,) float64, sum of gamma^i r_i from each step to the end of its episode.
@@ -237,14 +236,6 @@ def _physical(action: Tensor, term: ActionTerm) -> float:
 
 def _identity(term: ObsTerm) -> tuple[Any, ...]:
     return term.name, term.size, term.unit, term.elements
-
-
-def _described(term: ObsTerm) -> str:
-    return f"{term.name!r} ({term.size}, {term.unit})"
-
-
-def _bounds(term: ActionTerm) -> str:
-    return f"{term.name!r} in [{term.low:g}, {term.high:g}] {term.unit}"
 
 
 def _spread(values: Tensor) -> dict[str, float]:
