@@ -48,19 +48,14 @@ class NoiseReplay(Replay):
         self._noise = torch.zeros(num_envs, horizon * action_dim)
         self._row = torch.full((num_envs,), -1)
 
-    def decide(self, asked: Tensor, noise: Tensor) -> None:
-        """Say that decisions are made now, of which the next `add` stores the first steps.
-
-        Args:
-            asked: (N,) bool, in which environments; their last decisions are over.
-            noise: (n, h*A), one row for each of those, as it is to be learned from.
-        """
+    def decide(self, asked: Tensor, made_from: Tensor) -> None:
+        """Keep the noise of decisions that are made now; the next `add` stores their first steps."""
         over = self._row[asked]
         over = over[over >= 0]
         over = over[self._fields["valid"][over]]
         self._fields["decided"][over] = True
         self._barred -= len(over)
-        self._noise[asked] = noise
+        self._noise[asked] = made_from
         self._row[asked] = self._head + asked.nonzero().squeeze(1)
 
     def add(self, obs: Obs, action: Tensor, step: Step) -> None:

@@ -141,6 +141,14 @@ class Replay:
         """Transitions held that can be drawn."""
         return self._held - self._barred
 
+    def decide(self, asked: Tensor, made_from: Tensor) -> None:
+        """Say that decisions are made now; nothing is kept of them here but the actions that follow.
+
+        Args:
+            asked: (N,) bool, in which environments; their last decisions are over.
+            made_from: (n, h*A), one row for each of those, as the learner's `decide` returned it.
+        """
+
     def add(self, obs: Obs, action: Tensor, step: Step) -> None:
         """Store the N transitions of one control step.
 

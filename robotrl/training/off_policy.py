@@ -13,10 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robotrl.algorithms.off_policy.learner import LearnsNoise, ReplayLearner
+from robotrl.algorithms.off_policy.learner import ReplayLearner
 from robotrl.core.errors import UsageError
 from robotrl.data.mix import ReplayMix
-from robotrl.data.noise_replay import NoiseReplay
 from robotrl.data.replay import Replay, Transitions
 from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import Env
@@ -52,7 +51,7 @@ class OffPolicyLoop(Loop):
         data: Replay | None = None,
     ) -> None:
         config = algorithm.config
-        if isinstance(algorithm, LearnsNoise) and (data is not None or config.offline_updates):
+        if not algorithm.learns_from_data and (data is not None or config.offline_updates):
             raise UsageError(
                 f"{type(algorithm).__name__} learns from the noise its decisions were made from, which "
                 "data have not: leave data= and algorithm.offline_updates out or choose algorithm=dsrl"
@@ -76,19 +75,7 @@ class OffPolicyLoop(Loop):
             )
         super().__init__(env, algorithm, total_steps, torch_threads)
         self.offline_updates = self.offline_left = config.offline_updates
-        dims = {group: env.specs.obs_dim(group) for group in algorithm.obs_groups}
-        sizes = config.replay_size, env.num_envs, dims, env.specs.action_dim
-        self.buffer = (
-            NoiseReplay(*sizes, algorithm.policy.horizon)
-            if isinstance(algorithm, LearnsNoise)
-            else Replay(*sizes)
-        )
-        chunks = algorithm.policy.horizon * env.num_envs
-        if self.buffer.capacity < chunks:
-            raise UsageError(
-                f"replay_size {config.replay_size} cannot take {algorithm.policy.horizon} control steps of "
-                f"{env.num_envs} simulations: raise algorithm.replay_size to at least {chunks}"
-            )
+        self.buffer = algorithm.make_replay(env.num_envs)
         self.data = data
         self._queue = ActionQueue(env.num_envs, algorithm.policy.horizon, env.specs.action_dim)
         self._updates_owed = 0.0
@@ -133,12 +120,10 @@ class OffPolicyLoop(Loop):
 
     def _decide(self, obs: dict[str, Tensor]) -> Tensor:
         config = self.algorithm.config
-        if isinstance(self.algorithm, LearnsNoise) and isinstance(self.buffer, NoiseReplay):
-            action, noise = self.algorithm.decide(obs)
-            self.buffer.decide(self._queue.waiting, noise)
-            return action
         if self._learning or config.offline_updates or config.init_from is not None:
-            return self.algorithm.act(obs)
+            action, made_from = self.algorithm.decide(obs)
+            self.buffer.decide(self._queue.waiting, made_from)
+            return action
         shape = (len(next(iter(obs.values()))), self.algorithm.policy.chunk_dim)
         return torch.rand(shape, generator=self.algorithm.rng) * 2 - 1
 

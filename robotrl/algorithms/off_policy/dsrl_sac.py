@@ -19,19 +19,29 @@ denoises them twice, which compares with nothing). Entropies are those of tanh b
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from robotrl.algorithms.off_policy.steering import Steering
 from robotrl.core.types import Obs
+from robotrl.data.noise_replay import NoiseReplay
 
 
 class DSRLSAC(Steering):
     """SAC over the noise of a frozen policy, and nothing else."""
 
+    learns_from_data: ClassVar[bool] = False
+
+    def make_replay(self, num_envs: int) -> NoiseReplay:
+        """Return an empty replay that keeps the noise of decisions."""
+        sizes = self.config.replay_size, num_envs, self.replay_dims, self.specs.action_dim
+        return NoiseReplay(*sizes, self.policy.horizon)
+
     @torch.no_grad()
     def decide(self, obs: Obs) -> tuple[Tensor, Tensor]:
-        """Draw exploring decisions and their noise, see `LearnsNoise`."""
+        """Draw exploring decisions and their noise, in units of b, (N, h A) each."""
         features = self.policy_features(obs)
         noise = self.draw_noise(features)
         return self.decode(features, noise), noise

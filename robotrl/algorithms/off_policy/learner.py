@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from robotrl.algorithms.off_policy.config import OffPolicyConfig, ReplayConfig
 from robotrl.algorithms.off_policy.critic import Critic, make_critics
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs, Specs
-from robotrl.data.replay import Transitions
+from robotrl.data.replay import Replay, Transitions
 from robotrl.networks.normalizer import RunningNormalizer
 from robotrl.policies.policy import Policy
 
@@ -27,12 +27,14 @@ class ReplayLearner(Algorithm):
             whose statistics of observations stay.
         keeps_origin: whether it takes that policy whole, with what the algorithm before built around it.
         learns_online: whether it has a use for environment steps.
+        learns_from_data: whether it can learn from what others did.
     """
 
     loop: ClassVar[str] = "off_policy"
     needs_origin: ClassVar[bool] = False
     keeps_origin: ClassVar[bool] = False
     learns_online: ClassVar[bool] = True
+    learns_from_data: ClassVar[bool] = True
     learns_chunks: ClassVar[bool] = True
     default_num_envs: ClassVar[int] = 1
 
@@ -45,10 +47,38 @@ class ReplayLearner(Algorithm):
         """Observation groups that are learned from."""
         return list(self.policy.obs_groups)
 
+    def make_replay(self, num_envs: int) -> Replay:
+        """Return an empty replay for what so many environments do.
+
+        Raises:
+            UsageError: not even one decision fits.
+        """
+        capacity, steps = self.config.replay_size, self.policy.horizon
+        replay = Replay(capacity, num_envs, self.replay_dims, self.specs.action_dim)
+        if capacity < steps * num_envs:
+            raise UsageError(
+                f"replay_size {capacity} cannot take {steps} control steps of {num_envs} simulations: "
+                f"raise algorithm.replay_size to at least {steps * num_envs}"
+            )
+        return replay
+
+    @property
+    def replay_dims(self) -> dict[str, int]:
+        """Observation group that is learned from -> its size."""
+        return {group: self.specs.obs_dim(group) for group in self.obs_groups}
+
     @torch.no_grad()
     def act(self, obs: Obs) -> Tensor:
         """Draw exploring decisions, (N, h A) in [-1, 1]."""
         return self.policy.act(obs, rng=self.rng)
+
+    def decide(self, obs: Obs) -> tuple[Tensor, Tensor]:
+        """Draw exploring decisions and what replay is told they were made from, (N, h A) each.
+
+        That is the decisions themselves, unless the learner knows better (`dsrl_sac.py`).
+        """
+        action = self.act(obs)
+        return action, action
 
     def observe(self, obs: Obs) -> None:
         """Merge newly collected observations into the normalisers."""
@@ -81,18 +111,6 @@ class ReplayLearner(Algorithm):
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
         self.rng.set_state(state["rng"])
-
-
-@runtime_checkable
-class LearnsNoise(Protocol):
-    """Capability of a learner: it learns from the noise that decisions are made from, not from actions.
-
-    Its batches come from a `NoiseReplay`, and it cannot learn from data that were collected before.
-    """
-
-    def decide(self, obs: Obs) -> tuple[Tensor, Tensor]:
-        """Draw exploring decisions, (N, h A) in [-1, 1], and their noise, (N, h A), as it is learned from."""
-        ...
 
 
 def take_weights(mine: nn.Module, theirs: nn.Module, algorithm: str) -> None:
