@@ -134,12 +134,16 @@ What to train is said by key=value words; later ones win:
   task=NAME algorithm=NAME     or your own (robotrl list tasks, robotrl list algorithms)
   task=gymnasium:Pendulum-v1   an environment of another library (robotrl list tasks)
   policy=NAME                  in place of the algorithm's default policy
+  data=PATH                    to learn from before or besides experience: a folder of `robotrl collect` or
+                               Minari, a D4RL or OGBench file; data=[A,B] takes several
+  algorithm.init_from=RUN      go on from the policy of a run
   task._target_=package.module.Class   a task of yours, importable from the current folder
   seed=3 total_steps=2e6 num_envs=256  options of the run (all of them: --cfg)
   algorithm.gamma=0.98 task.move_speed_m_s=2   options of its parts""",
         "train recipe=quickstart\n"
         "train task=walker_walk algorithm=ppo total_steps=5e6\n"
         "train recipe=quickstart seed=0,1,2 --multirun\n"
+        "train task=planar_push algorithm=expo policy=flow data=datasets/planar_push/expert-v0\n"
         "train task=walker_walk algorithm=sac --cfg\n"
         "train --resume runs/NAME",
     )

@@ -208,6 +208,10 @@ def test_a_field_without_default_must_be_given() -> None:
 
 def test_whole_floats_are_integers_for_yaml_writes_1e6_as_one() -> None:
     assert fill(RunOptions, {"total_steps": 1e6, "num_envs": 2e3}, "").total_steps == 1_000_000
+    assert fill(RunOptions, {"total_steps": "1e6"}, "").total_steps == 1_000_000
+    for wrong in ("1e-1", "one", 1.5):
+        with pytest.raises(UsageError, match=f"seed: expected int, got {wrong!r}"):
+            fill(RunOptions, {"seed": wrong}, "")
 
 
 def test_plain_is_the_inverse_of_fill() -> None:

@@ -201,9 +201,17 @@ def test_the_largest_numbers_that_are_accepted_leave_it_sound(rule: str, when: i
     assert np.isfinite(stream_ac.streams.memory).all() and np.isfinite(stream_ac.act()).all()
 
 
-def test_update_before_start_is_refused() -> None:
-    with pytest.raises(UsageError, match="call start"):
-        learner().update(0.0, False, False, np.zeros((2, OBS)))
+def test_nothing_is_done_before_start() -> None:
+    fresh = learner()
+    for use in (lambda: fresh.update(0.0, False, False, np.zeros((2, OBS))), fresh.act, fresh.command):
+        with pytest.raises(UsageError, match="call start"):
+            use()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float16])
+def test_networks_of_other_numbers_are_refused(dtype: type) -> None:
+    with pytest.raises(UsageError, match="expected float32 or float64"):
+        StreamAC(OBS, ACTIONS, dtype=dtype)
 
 
 @pytest.mark.parametrize(("fan_in", "kept"), [(5, 2), (18, 2), (128, 12)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import importlib
@@ -134,8 +135,8 @@ def _fill(node: DictConfig, schema: type, given: Mapping[str, Any], path: str) -
             for entry, options in value.items():
                 _fill_entry(node[key], str(entry), element, options, f"{name}.{entry}")
             continue
-        if isinstance(value, float) and value.is_integer() and int in (hint, *get_args(hint)):
-            value = int(value)  # 1e6 is a float to YAML
+        if int in (hint, *get_args(hint)):
+            value = _whole(value)
         if isinstance(value, str | Path) and list[str] in (hint, *get_args(hint)):
             value = [value]  # one word is a list of one
         close = ""
@@ -151,6 +152,15 @@ def _fill(node: DictConfig, schema: type, given: Mapping[str, Any], path: str) -
                 node[key] = value
         except (OmegaConfBaseException, ValueError) as error:
             raise UsageError(f"{name}: expected {_describe(hint)}, got {value!r}{close}") from error
+
+
+def _whole(value: Any) -> Any:
+    """Return the integer that a number such as 1e6 is: to YAML a float, in a word text."""
+    number = value
+    if isinstance(value, str) and "e" in value:
+        with contextlib.suppress(ValueError):
+            number = float(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else value
 
 
 def _element(hint: Any) -> type | None:

@@ -65,6 +65,6 @@ def read_array(group: Any, name: str, where: str) -> np.ndarray:
         raise UsageError(f"{where} has no array {name!r}{nearest(name, group)}; it has {', '.join(group)}")
     try:
         values = np.asarray(found[()])
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # what h5py makes of a damaged file
         raise UsageError(f"{where}: array {name!r} cannot be read: {error}") from error
     return check_numbers(values, name, where)

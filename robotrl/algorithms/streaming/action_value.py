@@ -98,8 +98,12 @@ class StreamQAC(StreamLearner):
         return action_value_kernel.advance
 
     def command(self) -> Doubles:
-        """Return what the actuators receive, (N, A) in [-1, 1]."""
-        return np.tanh(self.streams.action) if self.actor.head.is_squashed else self.streams.action.copy()
+        """Return what the actuators receive, (N, A) in [-1, 1].
+
+        Raises:
+            UsageError: there is nothing before `start`.
+        """
+        return np.tanh(self.act()) if self.actor.head.is_squashed else self.act()
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:
         """Return the actions without noise, (N, A), for raw observations (N, D); nothing is learned."""

@@ -141,16 +141,16 @@ class StreamAC(StreamLearner):
         """Return what the actuators receive of the continuous actions, (N, A) in [-1, 1].
 
         Raises:
-            UsageError: actions are discrete.
+            UsageError: actions are discrete, or there are none before `start`.
         """
         if self.discrete:
             raise UsageError(
                 "actions are indices, of which `act` returns one per stream: there is no command"
             )
         if self.actor.head.is_squashed:
-            return np.tanh(self.streams.action)
+            return np.tanh(self.act())
         # np.clip costs several times as much on so few numbers
-        return np.minimum(np.maximum(self.streams.action, -1.0), 1.0)
+        return np.minimum(np.maximum(self.act(), -1.0), 1.0)
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:
         """Return the mean (N, A), or the likeliest index (N, 1), for raw observations (N, D).

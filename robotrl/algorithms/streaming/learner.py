@@ -88,6 +88,8 @@ class StreamLearner(ABC):
     ) -> None:
         if min(obs_dim, num_streams, *(network.outputs for network in networks)) < 1:
             raise UsageError(f"{type(self).__name__}: give at least one stream, observation and output")
+        if (number := np.dtype(dtype)) not in (np.float32, np.float64):
+            raise UsageError(f"{type(self).__name__}: dtype is {number}, expected float32 or float64")
         self.config = config
         self.obs_dim, self.num_streams = obs_dim, num_streams
         self.heads = tuple(network.name for network in networks)
@@ -150,7 +152,12 @@ class StreamLearner(ABC):
         self.durations = Durations(self.config.update_budget_s)
 
     def act(self) -> npt.NDArray[Any]:
-        """Return the actions that were chosen for the current states."""
+        """Return the actions that were chosen for the current states.
+
+        Raises:
+            UsageError: there are none before `start`.
+        """
+        self._require_start()
         return self.streams.action.copy()
 
     def update(
@@ -183,10 +190,13 @@ class StreamLearner(ABC):
                 finite or beyond 1e15; nothing has changed.
         """
         start_s = time.perf_counter()
-        if not self._started:
-            raise UsageError("call start(obs) before the first update")
+        self._require_start()
         self._take(reward, terminated, truncated, next_obs, final_obs, True if valid is None else valid)
         self.durations.add(time.perf_counter() - start_s)
+
+    def _require_start(self) -> None:
+        if not self._started:
+            raise UsageError("no episode has begun: call start(obs) first")
 
     def _take(
         self,
