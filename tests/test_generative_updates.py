@@ -119,7 +119,7 @@ def test_fql_updates_equal_a_float64_reference():
         uncut = one_step.uncut(now.double(), noise.double())
         q = values(reference.q, batch.obs, uncut.clamp(-1, 1))
         distance = (uncut - flowing.decode(now, noise)).square().mean()
-        descend(adam, 0.7 * distance - q.mean() / q.abs().mean().detach())
+        descend(adam, 0.7 * distance - q.mean() / q.mean(0).abs().mean().detach())
     reference.check_critics()
     check_modules(ours.policy.flow, flowing)
     check_modules(ours.policy.one_step, one_step)

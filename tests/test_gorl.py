@@ -157,7 +157,7 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_prior_decodes_to_the_data(kind):
-    config = DecoderConfig(kind=kind, hidden=[32, 32], learning_rate=3e-3, batch_size=256, epochs=40)
+    config = DecoderConfig(kind=kind, hidden=[32, 32], learning_rate=3e-3, batch_size=256, epochs=200)
     decoder = make_decoder(SPECS, ["policy"], True, config, rng(0))
     flat, action = two_modes(4000, seed=1)
     fresh = copy.deepcopy(decoder)
@@ -173,6 +173,15 @@ def test_the_prior_decodes_to_the_data(kind):
         assert distance["fitted"] > 0.02
     else:
         assert distance["fitted"] < min(0.01, 0.1 * distance["fresh"])
+
+
+def test_decoders_of_one_width_are_of_one_size():
+    sizes = {
+        kind: sum(p.numel() for p in make_decoder(SPECS, ["policy"], True, config, rng(0)).parameters())
+        for kind in KINDS
+        for config in [DecoderConfig(kind=kind)]
+    }
+    assert max(sizes.values()) < 1.2 * min(sizes.values())
 
 
 def test_fitting_ends_early_and_keeps_the_best_weights():

@@ -121,6 +121,21 @@ def test_td3_starts_its_target_from_the_trained_policy_too():
     assert torch.equal(ours.target_net.flat, trained.net.flat)
 
 
+def test_critics_normalise_as_the_policy_they_start_from():
+    config = TD3Config(hidden=[8])
+    trained, ours = (
+        TD3(SPECS, DeterministicPolicy(SPECS, DeterministicConfig(hidden=[8]), rng(i)), config, rng(1))
+        for i in range(2)
+    )
+    for i, algorithm in ((0, trained), (1, trained), (2, ours)):
+        if i == 2:
+            ours.start_from(trained.policy)
+        obs = {"policy": 0.5 * i + torch.randn(50, SPECS.obs_dim("policy"), generator=rng(i))}
+        algorithm.observe(obs)
+    assert torch.equal(ours.critic_features(obs), ours.policy_features(obs))
+    assert ours.critic_normalizer.count == 150
+
+
 def test_td3_refuses_a_policy_with_a_density():
     policy = SquashedGaussianPolicy(SPECS, SquashedGaussianConfig(hidden=[8]), rng())
     with pytest.raises(UsageError, match="policy=deterministic"):

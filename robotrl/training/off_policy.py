@@ -120,7 +120,8 @@ class OffPolicyLoop(Loop):
 
     def _decide(self, obs: dict[str, Tensor]) -> Tensor:
         config = self.algorithm.config
-        if self._learning or config.offline_updates or config.init_from is not None:
+        knows = self.algorithm.needs_origin or config.init_from is not None or config.offline_updates
+        if self._learning or knows:
             action, made_from = self.algorithm.decide(obs)
             self.buffer.decide(self._queue.waiting, made_from)
             return action

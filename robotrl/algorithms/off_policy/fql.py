@@ -8,12 +8,13 @@ that no gradient goes through the flow's integration:
     L_mu      = alpha L_distill - w E[mean_i Q_i(s, clip(mu(s, z), -1, 1))]
     y         = r + gamma (1 - terminated) mean_i Q'_i(s', clip(mu(s', z'), -1, 1))
 
-w is 1 / mean |Q| (the release's option `normalize_q_loss`), so that alpha does not depend on the size of the
-rewards. With `policy.horizon` h > 1, actions are chunks and the target is the h-step return: QC-FQL.
+w is 1 / mean |mean_i Q_i| (the release's option `normalize_q_loss`), so that alpha does not depend on the
+size of the rewards. With `policy.horizon` h > 1, actions are chunks and the target is the h-step return:
+QC-FQL.
 
 Differences from the released code (`preset=released` gives its behaviour): w is 1 there by default; windows
 in which an episode ends are padded and kept (see `qc.py`). Distances are means over the action's components,
-as in the paper's code.
+as in the paper's code. Critics begin as SAC's do (released: `critic_init=xavier`).
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ class FQL(OffPolicyAlgorithm):
             values, pull = self.critic.online.with_gradient(self.critic_features(batch.obs), action.detach())
             climb = pull(torch.full_like(values, -1 / values.numel()))
             if config.preset is Preset.CORRECTED:
-                climb = climb / values.abs().mean().clamp(min=1e-6)
+                climb = climb / values.mean(0).abs().mean().clamp(min=1e-6)
             # whose gradient by the action is what the critics pull
             loss = config.distill_weight * distilled + (action * climb).sum()
         self.policy_optimizer.descend(loss)

@@ -13,8 +13,10 @@ there is experience (the released fine-tuning loop never trains it, although an 
 was at the end of `offline_updates`, or in `init_from`, statistics of observations included); it acts by its
 own weights, not by an exponential average of them. In both, an exploring action is drawn by the softmax of
 the values at `temperature` (released: with weight tau where Q > V, else 1 - tau), and the networks have
-neither dropout nor weight decay. IFQL as released with FQL and QAM does train its policy on: that is the
-default with `policy=flow`.
+neither dropout nor weight decay, a constant learning rate (released: the policy's follows a cosine) and
+begin as SAC's do (released: `critic_init=xavier`); the default policy is EXPO's (released: 5 steps, mish,
+`time_dim=64`). IFQL as released with FQL and QAM does train its policy on: that is `policy=flow`, there with
+expectile 0.9, 32 samples and data and experience in one buffer (`offline_fraction=null`).
 """
 
 from __future__ import annotations

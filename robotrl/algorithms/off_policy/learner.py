@@ -183,6 +183,13 @@ class OffPolicyAlgorithm(ReplayLearner):
         if self.critic_normalizer is not None:
             self.critic_normalizer.update(torch.cat([obs[g] for g in self.config.critic_groups], -1))
 
+    def start_from(self, policy: Policy) -> None:
+        """Take over a trained policy; critics that observe the same begin with its statistics, too."""
+        super().start_from(policy)
+        mine, statistics = self.critic_normalizer, self.policy.normalizer
+        if mine and statistics and tuple(self.config.critic_groups) == self.policy.obs_groups:
+            mine.load_state_dict(statistics.state_dict())
+
     @torch.no_grad()
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """Do one gradient step on the critics and, every `policy_delay` of them, on the policy."""

@@ -14,7 +14,7 @@ draws half from each). `policy.horizon=1` with `num_samples=4` is the paper's BF
 Difference from the released code, a correction (`preset=released` gives its behaviour): a window in which the
 episode ends is padded and kept (the sum stops at the end, and a time limit bootstraps from the last
 observation); the released critics leave it out, so that they see the end in one of the h windows that reach
-it, the whole one.
+it, the whole one. In both, critics begin as SAC's do (released: `critic_init=xavier`).
 """
 
 from __future__ import annotations

@@ -12,9 +12,12 @@ the executed action as in Policy Decorator (Yuan et al. 2024, arXiv:2412.13630):
 The correction is used with a probability that rises from 0 to 1 over the first `ramp_steps` environment
 steps (Policy Decorator's progressive exploration), so that the critics first see the base alone.
 
-Differences: base actions for updates are drawn anew instead of stored; entropies are those of the
-unscaled e. There is no preset: we know of no released form that
-behaves otherwise.
+Differences from the released Policy Decorator: base actions for updates are drawn anew instead of stored;
+entropies are those of the unscaled e, with target -A/2 (released: -A), and stay out of the critics' target
+(released: in it); the policy climbs the mean of ten critics (released: the smaller of two); the sum is cut
+to [-1, 1] (released: not); rewards are as the task gives them (released: less 1); corrections follow the
+policy from the first step on (released: uniform until learning starts). There is no preset of that form:
+without the cut its critics value actions that no robot carries out.
 """
 
 from __future__ import annotations

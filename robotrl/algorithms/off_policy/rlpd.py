@@ -7,7 +7,8 @@ the smaller of two critics drawn anew for each update, y = r + gamma (1 - termin
 them. The policy climbs the mean of all critics.
 
 Differences: the entropy is left out of the target by default, as the paper does where rewards are sparse
-(`backup_entropy=true` for locomotion). The paper's target entropy is -A / 2.
+(`backup_entropy=true` for locomotion). The paper's target entropy is -A / 2. The policy
+begins as `sac.py`'s, with log sigma in [-5, 2] (released: Xavier weights, [-20, 2]).
 """
 
 from __future__ import annotations

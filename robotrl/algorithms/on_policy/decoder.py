@@ -14,6 +14,7 @@ from torch import Tensor
 from robotrl.algorithms.off_policy.imitation import Imitation
 from robotrl.core import checks
 from robotrl.core.types import Specs
+from robotrl.networks.denoiser import Network
 from robotrl.networks.mlp import Activation
 from robotrl.policies.diffusion import DiffusionConfig, DiffusionPolicy, Sampler, Schedule
 from robotrl.policies.flow import FlowConfig, FlowPolicy
@@ -40,7 +41,7 @@ class DecoderConfig:
     kind: DecoderKind = DecoderKind.FLOW
     """flow, diffusion or gaussian."""
     hidden: list[int] = field(default_factory=lambda: [64, 64, 64, 64])
-    """Widths of the hidden layers."""
+    """Widths of the hidden layers of its MLP."""
     activation: Activation = Activation.SILU
     """relu, tanh, elu, gelu, silu or mish."""
     steps: int = 10
@@ -78,7 +79,12 @@ def make_decoder(
     if config.kind is DecoderKind.FLOW:
         return FlowPolicy(specs, FlowConfig(**common, steps=config.steps), rng)
     options = DiffusionConfig(
-        **common, steps=config.steps, time_dim=8, schedule=Schedule.COSINE, sampler=Sampler.DDIM
+        **common,
+        network=Network.MLP,
+        steps=config.steps,
+        time_dim=8,
+        schedule=Schedule.COSINE,
+        sampler=Sampler.DDIM,
     )
     return DiffusionPolicy(specs, options, rng)
 

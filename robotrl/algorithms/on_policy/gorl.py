@@ -17,7 +17,9 @@ pull towards the prior begins with the first decoder. A stage hands over its las
 evaluations, by which the paper picks the best, are not known here. Restarted networks begin with the weights
 that the first stage began with. The decoder's loss draws one (t, eps) per action and epoch (released: 8), in
 batches of 1,024 instead of 8,192: there are fewer data, on which the large ones stop short of the minimum.
-PPO's own defaults stay, here and in the controls: decoder.kind=gaussian (restarts alone) and algorithm=ppo.
+A flow sees the time as a number, diffusion as eight learned Fourier features (released: both as eight sines
+and cosines), and diffusion takes all of its DDIM steps (released: 9 of 10). PPO's own defaults stay, here
+and in the controls: decoder.kind=gaussian (restarts alone) and algorithm=ppo.
 There is no preset of the released form: with rollouts that are not counted it compares with nothing.
 """
 
