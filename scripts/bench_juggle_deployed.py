@@ -70,7 +70,6 @@ def main() -> None:
     content = json.loads(args.out.read_text()) if args.out.is_file() else {}
     if any(content.get(key) != value for key, value in settings.items()):
         content = settings | {"conditions": {}}
-    content["versions"] = origin
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.beside) as pool:
         library = compile_policy(args.bundle, Path(folder) / "policy.so")
         for name in args.conditions:
@@ -79,7 +78,7 @@ def main() -> None:
             left = sorted(set(range(args.trials)) - {done["seed"] for done in found["trials"]})
             jobs = [pool.submit(juggle, args.bundle, library, changes, seed, args.cap_s) for seed in left]
             for job in as_completed(jobs):
-                found["trials"].append(job.result())
+                found["trials"].append(job.result() | {"provenance": origin})
                 hits = [done["hits"] for done in found["trials"]]
                 found["mean_hits"], found["interval"] = sum(hits) / len(hits), interval_of_mean(hits)
                 write_json(args.out, content)

@@ -177,7 +177,7 @@ def main() -> None:
     document: dict[str, Any] = {"pieces": []}
     if OUT.is_file():
         document = json.loads(OUT.read_text())
-    document["provenance"] = provenance()
+    made_by = provenance()
     origin = train_origin(args)
     names = ("change", "method", "seeds", "steps")
     for change in args.changes:
@@ -185,7 +185,8 @@ def main() -> None:
             key = (change, method, args.seeds, args.steps)
             if any(tuple(piece[name] for name in names) == key for piece in document["pieces"]):
                 continue
-            document["pieces"].append(run_piece(origin, change, method, args))
+            piece = run_piece(origin, change, method, args)
+            document["pieces"].append(piece | {"provenance": made_by})
             write_json(OUT, document)
             show(document["pieces"][-1])
 

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--obs-dim", type=int, default=17)
     parser.add_argument("--actions", type=int, default=6)
     args = parser.parse_args()
+    made_by = provenance()
     learner = StreamAC(args.obs_dim, args.actions)
     rng = np.random.default_rng(0)
     observations, rewards = rng.normal(size=(997, 1, args.obs_dim)), rng.normal(size=997)
@@ -53,7 +54,7 @@ def main() -> None:
         "resident_mb_by_tenth": memory_mb,
         "wall_s": time.perf_counter() - began_s,
     }
-    write_json(RESULTS / "stream_memory.json", result | {"provenance": provenance()})
+    write_json(RESULTS / "stream_memory.json", result | {"provenance": made_by})
 
 
 if __name__ == "__main__":

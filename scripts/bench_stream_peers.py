@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/stream_peers"))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    made_by = provenance()
     wanted = [
         (task, learner, steps, seed)
         for task in args.tasks
@@ -107,8 +108,8 @@ def main() -> None:
         else:
             found = peer(learner, task, steps, seed)
         found |= {"cpu_s": time.process_time() - began_s, "load_average_1min": os.getloadavg()[0]}
-        pieces.append(key | found)
-        write_json(OUT, {"pieces": pieces, "provenance": provenance()})
+        pieces.append(key | found | {"provenance": made_by})
+        write_json(OUT, {"pieces": pieces})
         print(key, f"online {found['online']:.0f}, {found['cpu_s']:.0f} s", flush=True)
 
 

@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--batch-steps", type=int, default=40)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 16, 64])
     args = parser.parse_args()
+    made_by = provenance()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
 
@@ -123,7 +124,7 @@ def main() -> None:
                 add(task, "compiled", rule, n, compiled(rule, n, *sizes), n)
             add(task, "torch reference", rule, 1, reference(rule, *sizes), 20)
         add(task, "torch straight", Rule.OBGD, 1, straight(*sizes), 20)
-    content = {"provenance": provenance(), "settings": vars(args), "rows": rows}
+    content = {"provenance": made_by, "settings": vars(args), "rows": rows}
     write_json(RESULTS / "bench_streaming_agent.json", content)
     table = Table("task", "contender", "rule", "streams", "least us", "median us", "least us per stream")
     for row in rows:

@@ -209,7 +209,8 @@ def main() -> None:
         for _ in range(args.repeats):
             for name, advance in advances.items():
                 rates[name].append(rate(advance, args.sample_s))
-        cell: dict[str, Any] = {"updates_per_s": {n: statistics.median(r) for n, r in rates.items()}}
+        medians = {name: statistics.median(samples) for name, samples in rates.items()}
+        cell: dict[str, Any] = {"updates_per_s": medians, "samples": rates}
         for name in list(rates)[1:]:
             ratios = [a / b for a, b in zip(rates["ours"], rates[name], strict=True)]
             cell[f"ratio_{name}"] = statistics.median(ratios)

@@ -96,7 +96,6 @@ def main() -> None:
     content = json.loads(args.out.read_text()) if args.out.is_file() else {}
     if any(content.get(key) != value for key, value in settings.items()):
         content = settings | {"faults": {}}
-    content["versions"] = origin
     with tempfile.TemporaryDirectory() as folder:
         library = compile_policy(args.bundle, Path(folder) / "policy.so")
         for fault in args.faults:
@@ -107,7 +106,7 @@ def main() -> None:
                 result = trial(args.bundle, library, words, LIMITS, args.seconds, disturb)
                 if fault in ("hung", "killed") and result["ended_s"] >= FAULT_S:
                     result["damped_s"] = result["ended_s"] - FAULT_S
-                found.append({"seed": seed} | result)
+                found.append({"seed": seed, "provenance": origin} | result)
                 write_json(args.out, content)
                 print(fault, found[-1], flush=True)
 

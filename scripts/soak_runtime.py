@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
+    made_by = provenance()
     bundle = Bundle.load(args.bundle)
     contract = bundle.contract
     if contract.control_dt_s is None:
@@ -110,12 +111,13 @@ def main() -> None:
     memory_mb = {"after_a_minute": minutes.memory_mb[:2][-1], "end": resident_mb()}
     result = {
         "policy": args.policy,
+        "policy_sha256": contract.policy_sha256,
         "real_time_scheduling": granted,
         "wall_s": time.monotonic() - began_s,
         "memory_mb": memory_mb,
         **dataclasses.asdict(summary),
     }
-    write_json(args.out, result | {"provenance": provenance()})
+    write_json(args.out, result | {"provenance": made_by})
     sys.stdout.write(f"{args.out}\n")
 
 

@@ -110,6 +110,7 @@ def words(cloned, horizon: int, runs) -> list[str]:
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_replay_holds_the_noise_of_what_was_executed(horizon, cloned, tmp_path):
     loop = make_loop(inherit_policy(compose([*words(cloned, horizon, tmp_path), "total_steps=4000"])))
+    loop.algorithm.config.init_from = None  # as where a base was put there by hand
     loop.iterate()
     assert loop.algorithm.num_updates > 0 and loop.buffer.num_added == 2000
     noises = loop.buffer.sample(500, rng(1), horizon)

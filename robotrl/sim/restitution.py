@@ -6,7 +6,7 @@ s = sqrt(1 - zeta^2) the speed after it, over that before, is
     e(zeta) = exp(-(zeta / s) (pi - atan2(2 zeta s, 1 - 2 zeta^2))),
 
 for all masses. The spring is soft: k = 2e4 s^-2 makes a contact last 22 ms and holds e within 0.02 on average
-at physics steps up to 2 ms (single bounces vary by 0.01 at 1 ms and by 0.02 at 2 ms); a stiffer one needs
+at physics steps up to 2 ms (single bounces vary by 0.01 at 1 ms and by 0.015 at 2 ms); a stiffer one needs
 smaller steps.
 """
 
