@@ -132,3 +132,21 @@ def test_data_are_one_path_several_or_null():
     with pytest.raises(UsageError, match="data must name at least one dataset, or be null"):
         compose([BALANCE, *TINY, "data=[]"])
     assert compose([BALANCE, *TINY, "data=null"]).data is None
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "warned"),
+    [("rlpd", "", True), ("rlpd", "data={data}", False), ("expo", "", True), ("sac", "", False)],
+)
+def test_who_is_made_for_data_and_has_none_is_told(name: str, begins: str, warned: bool, capsys):
+    words = [BALANCE, f"algorithm={name}", "task.episode_length_s=0.1", "num_envs=2", "policy.hidden=[8]"]
+    words += [
+        "algorithm.hidden=[8]",
+        "algorithm.learning_starts=1",
+        "algorithm.batch_size=4",
+        "eval_episodes=2",
+    ]
+    words += ["total_steps=4", "algorithm.replay_ratio=0.5", "export=false"]
+    assert main(["train", *words, *([begins.format(data=record())] if begins else [])]) == 0
+    told = "has neither data= nor algorithm.init_from=RUN" in " ".join(capsys.readouterr().err.split())
+    assert told is warned

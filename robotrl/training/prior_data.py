@@ -61,6 +61,16 @@ def load_prior_data(
     return joined.to_replay(groups)
 
 
+def missing_prior(config: TrainConfig) -> str | None:
+    """Return a warning where a method begins with nothing that is made to begin with data or a policy."""
+    name, learner = config.algorithm_class.__name__, config.algorithm_class
+    if not (issubclass(learner, ReplayLearner) and learner.expects_prior):
+        return None
+    if config.data is not None or config.algorithm.init_from is not None:
+        return None
+    return f"{name} has neither data= nor algorithm.init_from=RUN to begin with, which it is made for"
+
+
 def note_data(run: RunFolder, loop: Loop) -> None:
     """Write into a run what it learns from, for `check_same_data`."""
     data = _data_of(loop)

@@ -30,7 +30,7 @@ from robotrl.training.off_policy import OffPolicyLoop
 from robotrl.training.on_policy import OnPolicyLoop
 from robotrl.training.playback import own_task
 from robotrl.training.pretrained import inherit_policy, start_from_origin
-from robotrl.training.prior_data import check_same_data, load_prior_data, note_data
+from robotrl.training.prior_data import check_same_data, load_prior_data, missing_prior, note_data
 from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
 from robotrl.training.restore import make_policy
@@ -175,6 +175,8 @@ def _run(
     ):
         if state is not None and isinstance(config.task, ForeignTask):
             progress.warn(f"{config.task.name} cannot be saved: learning goes on, its episodes start anew")
+        if state is None and (warning := missing_prior(config)) is not None:
+            progress.warn(warning)
         with stop_on_ctrl_c() as stop:
             _train_loop(run, config, loop, logger, clock, progress, stop)
         if stop.requested:

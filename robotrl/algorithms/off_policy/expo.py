@@ -126,6 +126,7 @@ class EXPO(OffPolicyAlgorithm):
     """On-the-fly policy extraction from a base policy by edits and a critic's choice."""
 
     config_class: ClassVar[type] = EXPOConfig
+    expects_prior: ClassVar[bool] = True
     default_policy: ClassVar[type[Policy]] = DiffusionPolicy
 
     policy: CandidatePolicy

@@ -90,6 +90,7 @@ class FQL(OffPolicyAlgorithm):
     """A one-step policy between a flow policy's imitation and a critic."""
 
     config_class: ClassVar[type] = FQLConfig
+    expects_prior: ClassVar[bool] = True
     default_policy: ClassVar[type[Policy]] = FlowPolicy
 
     policy: DistilledPolicy

@@ -77,6 +77,7 @@ class IDQL(OffPolicyAlgorithm):
     """IQL's critics choosing among the samples of an imitating policy."""
 
     config_class: ClassVar[type] = IDQLConfig
+    expects_prior: ClassVar[bool] = True
     default_policy: ClassVar[type[Policy]] = DiffusionPolicy
 
     policy: CandidatePolicy

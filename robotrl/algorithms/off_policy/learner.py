@@ -26,6 +26,7 @@ class ReplayLearner(Algorithm):
         needs_origin: whether it improves a policy that must have been trained before (`config.init_from`),
             whose statistics of observations stay.
         keeps_origin: whether it takes that policy whole, with what the algorithm before built around it.
+        expects_prior: whether it is made to begin with data or with a trained policy.
         learns_online: whether it has a use for environment steps.
         learns_from_data: whether it can learn from what others did.
     """
@@ -33,6 +34,7 @@ class ReplayLearner(Algorithm):
     loop: ClassVar[str] = "off_policy"
     needs_origin: ClassVar[bool] = False
     keeps_origin: ClassVar[bool] = False
+    expects_prior: ClassVar[bool] = False
     learns_online: ClassVar[bool] = True
     learns_from_data: ClassVar[bool] = True
     learns_chunks: ClassVar[bool] = True

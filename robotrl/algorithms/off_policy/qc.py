@@ -70,6 +70,7 @@ class QC(OffPolicyAlgorithm):
     """Best-of-N Q-learning over the chunks of an imitating policy."""
 
     config_class: ClassVar[type] = QCConfig
+    expects_prior: ClassVar[bool] = True
     default_policy: ClassVar[type[Policy]] = FlowPolicy
 
     policy: CandidatePolicy

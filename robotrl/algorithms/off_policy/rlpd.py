@@ -55,6 +55,7 @@ class RLPD(SAC):
     """SAC with prior data, many critics and many updates."""
 
     config_class: ClassVar[type] = RLPDConfig
+    expects_prior: ClassVar[bool] = True
     default_num_envs: ClassVar[int] = 1
 
     config: RLPDConfig
