@@ -74,7 +74,9 @@ def _compose(overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
         names = {"task_name": choices["task"] or "", "recipe": choices["recipe"]}
         document = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     with open_dict(document):
-        merged = OmegaConf.merge(names, foreign, document, dict(values))
+        # of numpy's numbers OmegaConf knows nothing
+        plain = {key: value.item() if hasattr(value, "item") else value for key, value in values.items()}
+        merged = OmegaConf.merge(names, foreign, document, plain)
     assert isinstance(merged, DictConfig)
     return merged
 

@@ -146,7 +146,7 @@ def test_who_is_made_for_data_and_has_none_is_told(name: str, begins: str, warne
         "algorithm.batch_size=4",
         "eval_episodes=2",
     ]
-    words += ["total_steps=4", "algorithm.replay_ratio=0.5", "export=false"]
+    words += ["total_steps=4", "algorithm.replay_ratio=0.5", "algorithm.policy_delay=1", "export=false"]
     assert main(["train", *words, *([begins.format(data=record())] if begins else [])]) == 0
     told = "has neither data= nor algorithm.init_from=RUN" in " ".join(capsys.readouterr().err.split())
     assert told is warned

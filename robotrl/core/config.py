@@ -142,6 +142,8 @@ class PolicyConfig:
     """Class of the policy; `policy` is an instance of its `config_class`."""
     policy: Any
     """Policy configuration."""
+    policy_given: bool = dataclasses.field(default=False, compare=False)
+    """Whether a policy was asked for, or it is the algorithm's default."""
     origin: PolicyConfig | None = None
     """What the trained policy is made of that the algorithm builds on in place of a fresh `policy`; written
     by runs that keep such a policy as it is."""
@@ -201,6 +203,7 @@ def _policy_config(document: Mapping[str, Any], within: str = "") -> PolicyConfi
         algorithm=fill(algorithm_schema, algorithm_options, f"{within}algorithm"),
         policy_class=policy_class,
         policy=fill(policy_schema, policy_options, f"{within}policy"),
+        policy_given=bool(document.get("policy")),
         origin=_policy_config(origin, f"{within}origin.") if origin else None,
     )
 

@@ -75,9 +75,19 @@ class Policy(nn.Module, ABC):
         raise UsageError(f"{type(self).__name__} has no denoising steps: their number cannot be chosen")
 
     def flatten(self, obs: Obs) -> Tensor:
-        """Put the policy's groups side by side, (B, D), raw."""
+        """Put the policy's groups side by side, (B, D), raw.
+
+        Raises:
+            UsageError: they are not of this shape.
+        """
         groups = [obs[group] for group in self.obs_groups]
-        return groups[0] if len(groups) == 1 else torch.cat(groups, dim=-1)
+        flat = groups[0] if len(groups) == 1 else torch.cat(groups, dim=-1)
+        if flat.ndim != 2 or flat.shape[1] != self.obs_dim:
+            raise UsageError(
+                f"observations {', '.join(self.obs_groups)} have shape {tuple(flat.shape)}, expected "
+                f"(B, {self.obs_dim}): a row for each environment, of one, too"
+            )
+        return flat
 
     def normalize(self, flat: Tensor) -> Tensor:
         """Normalise raw (B, D) observations."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from robotrl.core import checkpoint
 from robotrl.core.config import TrainConfig
-from robotrl.core.errors import UsageError
+from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.deploy.contract import CONTRACT_FILE
 from robotrl.export.bundle import export_policy
 from robotrl.policies.policy import Policy
@@ -101,8 +101,11 @@ def training_policy(bundle: Path) -> Policy | None:
 
 def _return_mean(folder: RunFolder, env_steps: int) -> float | None:
     """Return the mean return of the run's last evaluation if it was of this checkpoint."""
+    path = folder.evaluation / "summary.json"
     try:
-        summary: dict[str, Any] = json.loads((folder.evaluation / "summary.json").read_text())
+        summary: dict[str, Any] = json.loads(path.read_text())
+        return float(summary["mean"]) if summary["env_steps"] == env_steps else None
     except FileNotFoundError:
         return None
-    return summary["mean"] if summary["env_steps"] == env_steps else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RobotrlError(f"{path} is damaged: {error}") from error

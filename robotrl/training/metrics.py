@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from robotrl.core.errors import RobotrlError
 from robotrl.core.files import write_aside
 
 _KEYS = ("env_steps", "wall_s")
@@ -81,11 +82,17 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Read the rows of a metrics file; an empty cell is left out of its row.
 
     So is a last line without its end: a run that was killed or met a full disk wrote half of it.
+
+    Raises:
+        RobotrlError: it is damaged in another way.
     """
-    with open(path, newline="") as file:
-        whole = [line for line in file if line.endswith("\n")]
-    return [
-        {name: float(cell) for name, cell in row.items() if name and cell}
-        for row in csv.DictReader(whole)
-        if row["env_steps"]
-    ]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            whole = [line for line in file if line.endswith("\n")]
+        return [
+            {name: float(cell) for name, cell in row.items() if name and cell}
+            for row in csv.DictReader(whole)
+            if row["env_steps"]
+        ]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise RobotrlError(f"{path} is damaged: {error}") from error

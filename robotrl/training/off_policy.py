@@ -7,6 +7,7 @@ of the two is faster.
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -68,10 +69,18 @@ class OffPolicyLoop(Loop):
                 f"{type(algorithm).__name__} learns from data alone and takes no environment steps: "
                 f"set total_steps=0, got {total_steps}"
             )
-        if 0 < total_steps <= config.learning_starts and not config.offline_updates:
+        online = _online_updates(algorithm, total_steps, env.num_envs)
+        if total_steps and not online:
             raise UsageError(
-                f"nothing would be learned: algorithm.learning_starts={config.learning_starts} is not below "
-                f"total_steps={total_steps}"
+                f"nothing would be learned from total_steps={total_steps} in {env.num_envs} environments: "
+                f"learning begins after algorithm.learning_starts={config.learning_starts} of them and "
+                f"{algorithm.policy.horizon} control steps of each, with {config.replay_ratio} updates per "
+                "step; raise total_steps"
+            )
+        if online + config.offline_updates < algorithm.least_updates:
+            raise UsageError(
+                f"the policy would learn nothing: {online + config.offline_updates} updates are below "
+                f"algorithm.policy_delay={algorithm.least_updates}; raise total_steps"
             )
         super().__init__(env, algorithm, total_steps, torch_threads)
         self.offline_updates = self.offline_left = config.offline_updates
@@ -167,6 +176,13 @@ class OffPolicyLoop(Loop):
             self.buffer.cut()  # other episodes begin
         self._updates_owed = state["updates_owed"]
         self.offline_left = state["offline_left"]
+
+
+def _online_updates(algorithm: ReplayLearner, total_steps: int, num_envs: int) -> int:
+    """Return how many updates so many environment steps lead to, if no simulation diverges."""
+    config, control_steps = algorithm.config, math.ceil(total_steps / num_envs)
+    first = max(math.ceil(config.learning_starts / num_envs), algorithm.policy.horizon)
+    return int(config.replay_ratio * num_envs * max(0, control_steps - first))
 
 
 def _means(metrics: list[dict[str, Tensor]]) -> dict[str, float]:

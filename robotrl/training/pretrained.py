@@ -51,8 +51,7 @@ def refuse_policy(config: TrainConfig, init_from: str) -> None:
     Raises:
         UsageError: there is one.
     """
-    default = config.algorithm_class.default_policy
-    if (config.policy_class, config.policy) != (default, default.config_class()):
+    if config.policy_given:
         raise UsageError(f"the policy is that of algorithm.init_from={init_from}: leave policy= out")
 
 

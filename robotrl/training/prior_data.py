@@ -56,6 +56,12 @@ def load_prior_data(
             _check_task(dataset, config)
         datasets.append(dataset)
     joined = join(datasets, groups, any_bounds)
+    longest, horizon = int(joined.lengths.max()), algorithm.policy.horizon
+    if horizon > longest:
+        raise UsageError(
+            f"policy.horizon={horizon} is longer than the longest episode of the data, {longest} control "
+            "steps: the rest of a decision would be learned from nothing"
+        )
     if not resumed:
         algorithm.observe(dict(joined.obs))
     return joined.to_replay(groups)

@@ -25,7 +25,7 @@ from robotrl.training.streams_report import STREAMS_FILE, streams_section
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PHASES = ("simulation", "policy", "update", "other")
-_RATE = "time/env_steps_per_s"
+_RATES = ("time/env_steps_per_s", "time/offline_updates_per_s")
 
 Rows = list[dict[str, float]]
 
@@ -164,7 +164,7 @@ def _internal_names(rows: Rows) -> list[str]:
         for name in _names(rows, "")
         if name not in shown_elsewhere
         and not name.startswith(("reward/", "eval/"))
-        and (name == _RATE or not name.startswith("time/"))
+        and (name in _RATES or not name.startswith("time/"))
     ]
 
 
@@ -177,7 +177,7 @@ def _phases(last: dict[str, float]) -> list[dict[str, Any]]:
     seconds = {
         name.removeprefix("time/").removesuffix("_s"): value
         for name, value in last.items()
-        if name.startswith("time/") and name != _RATE
+        if name.startswith("time/") and name not in _RATES
     }
     order = sorted(seconds, key=lambda name: _PHASES.index(name) if name in _PHASES else len(_PHASES))
     total = sum(seconds.values())

@@ -25,7 +25,7 @@ from robotrl.envs.env import Env
 from robotrl.envs.foreign.vec_env import ForeignVecEnv
 from robotrl.networks.mlp import Activation
 from robotrl.policies.policy import Policy
-from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop
+from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop, refuse_no_steps
 from robotrl.training.sb3_config import (
     Sb3DeterministicPolicy,
     Sb3GaussianPolicy,
@@ -242,6 +242,13 @@ class Sb3Loop(Loop):
     algorithm: Sb3Algorithm
 
     def __init__(self, env: Env, algorithm: Sb3Algorithm, total_steps: int, torch_threads: int) -> None:
+        starts = getattr(algorithm.config, "learning_starts", 0)
+        refuse_no_steps(total_steps)
+        if total_steps <= starts:
+            raise UsageError(
+                f"nothing would be learned: algorithm.learning_starts={starts} is not below "
+                f"total_steps={total_steps}"
+            )
         super().__init__(env, algorithm, total_steps, torch_threads)
         torch.set_num_threads(torch_threads)
         algorithm.connect(env)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 
 from robotrl.core import checks
@@ -65,6 +66,20 @@ def refuse_compiled_release(compile: bool, preset: Preset) -> None:
         raise ValueError("compile: the updates of preset=released are not all alike; leave it at false")
 
 
+def refuse_value_range(low_high: list[float], bins: int) -> None:
+    """Refuse a range that is none, or whose bins float32 cannot tell apart.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    largest = max(map(abs, low_high), default=math.inf)
+    if len(low_high) != 2 or not max(1e-30, 1e-6 * largest) * bins < low_high[1] - low_high[0] < 1e30:
+        raise ValueError(
+            f"value_range must be [low, high] with low < high, of which float32 can tell {bins} bins "
+            f"apart, got {low_high}"
+        )
+
+
 @dataclass
 class OffPolicyConfig(ReplayConfig):
     """Hyperparameters of data and critics."""
@@ -110,6 +125,5 @@ class OffPolicyConfig(ReplayConfig):
         checks.widths(self, "hidden")
         if self.target_members is not None and self.target_members > self.num_critics:
             raise ValueError(f"target_members {self.target_members} is above num_critics {self.num_critics}")
-        low_high = self.value_range
-        if low_high is not None and (len(low_high) != 2 or not low_high[0] < low_high[1]):
-            raise ValueError(f"value_range must be [low, high] with low < high, got {low_high}")
+        if self.value_range is not None:
+            refuse_value_range(self.value_range, self.value_bins)

@@ -69,6 +69,11 @@ class ReplayLearner(Algorithm):
         """Observation group that is learned from -> its size."""
         return {group: self.specs.obs_dim(group) for group in self.obs_groups}
 
+    @property
+    def least_updates(self) -> int:
+        """Updates without which the policy has learned nothing."""
+        return 1
+
     @torch.no_grad()
     def act(self, obs: Obs) -> Tensor:
         """Draw exploring decisions, (N, h A) in [-1, 1]."""
@@ -173,6 +178,11 @@ class OffPolicyAlgorithm(ReplayLearner):
         self._step: Step = self._learn
         if config.compile:
             self._step = CompiledStep(self._learn, self, critic.online.net.flat.device)
+
+    @property
+    def least_updates(self) -> int:
+        """Updates without which the policy has learned nothing."""
+        return self.config.policy_delay
 
     @property
     def obs_groups(self) -> list[str]:

@@ -39,6 +39,10 @@ class Schedule(enum.Enum):
     ADAPTIVE = "adaptive"
 
 
+# between which the adaptive schedule keeps the learning rate
+_LEAST_RATE, _LARGEST_RATE = 1e-5, 1e-2
+
+
 @dataclass
 class PPOConfig:
     """Hyperparameters of PPO."""
@@ -50,7 +54,7 @@ class PPOConfig:
     minibatch_size: int = 4096
     """Transitions per gradient step; >= 1."""
     learning_rate: float = 1e-3
-    """Of Adam, at the start; > 0."""
+    """Of Adam, at the start; > 0, and in [1e-5, 1e-2] if it adapts."""
     schedule: Schedule = Schedule.ADAPTIVE
     """constant, linear (to 0 at total_steps) or adaptive (keeps the KL near desired_kl)."""
     desired_kl: float = 0.01
@@ -82,6 +86,11 @@ class PPOConfig:
         checks.within(self, "[0, 1)", "gamma")
         checks.within(self, "[0, 1]", "gae_lambda")
         checks.widths(self, "hidden")
+        if self.schedule is Schedule.ADAPTIVE and not _LEAST_RATE <= self.learning_rate <= _LARGEST_RATE:
+            raise ValueError(
+                f"learning_rate must be in [{_LEAST_RATE}, {_LARGEST_RATE}], where schedule=adaptive "
+                f"keeps it, got {self.learning_rate}: or set schedule=constant"
+            )
 
 
 class PPO(Algorithm):
@@ -209,9 +218,9 @@ class PPO(Algorithm):
     def _adapt_learning_rate(self, kl: float) -> None:
         """Shrink the step where the policy has moved twice too far, grow it where half as far."""
         if kl > 2.0 * self.config.desired_kl:
-            self._set_learning_rate(max(1e-5, self.learning_rate / 1.5))
+            self._set_learning_rate(max(_LEAST_RATE, self.learning_rate / 1.5))
         elif 0.0 < kl < 0.5 * self.config.desired_kl:
-            self._set_learning_rate(min(1e-2, self.learning_rate * 1.5))
+            self._set_learning_rate(min(_LARGEST_RATE, self.learning_rate * 1.5))
 
     def _set_learning_rate(self, learning_rate: float) -> None:
         self.learning_rate = learning_rate
