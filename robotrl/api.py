@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robotrl.compose import compose, compose_task
+from robotrl.core.config import check_seed
 from robotrl.core.errors import UsageError
 from robotrl.deploy.bundle import Bundle
 from robotrl.envs import env
@@ -27,6 +28,7 @@ def make_env(task: str | AnyTask, num_envs: int = 1, seed: int = 0, **task_optio
         UsageError: there is no such task or option.
         RobotrlError: another library is not installed or does not work here.
     """
+    check_seed(seed)
     if isinstance(task, str):
         return env.make_env(compose_task(task, task_options), num_envs, seed)
     if task_options:
@@ -50,6 +52,13 @@ def train(recipe: str | None = None, *overrides: str, show_progress: bool = True
     from robotrl.training import train as training
 
     names = {key: values.pop(key) for key in ("task", "algorithm", "policy") if key in values}
+    for key, name in names.items():
+        if not isinstance(name, str):
+            raise UsageError(
+                f"{key} must be a name, got {name!r}: a class of your own is {key}._target_=PATH"
+            )
+    if recipe is not None and "=" in recipe:
+        raise UsageError(f"the first argument names a recipe, got {recipe!r}: give None before words")
     words = [f"{key}={name}" for key, name in ({"recipe": recipe} | names).items() if name is not None]
     return training.train(compose([*words, *overrides], values), show_progress=show_progress)
 

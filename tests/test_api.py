@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import robotrl
+from robotrl.compose import compose
 from robotrl.core.config import from_yaml
 from robotrl.core.errors import UsageError
 from robotrl.tasks.control_suite.walker import Walker
@@ -33,6 +35,24 @@ def test_make_env_refuses_what_it_does_not_know() -> None:
         robotrl.make_env("walker_run", move_speed=1.0)
     with pytest.raises(UsageError, match="belong into the task instance"):
         robotrl.make_env(Walker(), move_speed_m_s=1.0)
+
+
+def test_bad_arguments_are_one_line() -> None:
+    for seed in (-1, 2**40):
+        with pytest.raises(UsageError, match=r"seed must be at least 0 and below 2\^30"):
+            robotrl.make_env("walker_run", seed=seed)
+        with pytest.raises(UsageError, match=r"seed must be at least 0 and below 2\^30"):
+            robotrl.evaluate(Path(), 1, seed)
+    with pytest.raises(UsageError, match="task must be a name, got Walker"):
+        robotrl.train(task=Walker())
+    with pytest.raises(UsageError, match="names a recipe, got 'task=walker_run'"):
+        robotrl.train("task=walker_run")
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    values = {"seed": np.int64(3), "total_steps": np.float64(2e4)}
+    config = compose(["task=walker_run", "algorithm=ppo"], values)
+    assert (config.seed, config.total_steps) == (3, 20_000)
 
 
 def test_train_evaluate_and_load(tmp_path: Path) -> None:

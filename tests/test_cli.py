@@ -69,7 +69,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("train task._target_=mine.Task algorithm=ppo", "task target 'mine.Task': there is no module 'mine'"),
         ("evaluate", "the following arguments are required: RUN"),
         ("evaluate x", "run folder x does not exist"),
-        ("evaluate x --episodes 0", "--episodes must be at least 1, got 0"),
+        ("evaluate x --episodes 0", "episodes must be at least 1, got 0"),
         ("evaluate x --episodes two", "argument --episodes: invalid int value: 'two'"),
         ("export x", "run folder x does not exist"),
         ("play x", "x does not exist"),

@@ -163,6 +163,7 @@ def test_a_run_goes_on_is_exported_and_resumes_without_its_origin(
         ),
         ("ppo", ["task=acrobot_swingup"], "does not fit task acrobot_swingup as it is set: "),
         ("ppo", ["policy=gaussian"], "leave policy= out"),
+        ("ppo", ["policy=softplus_gaussian"], "leave policy= out"),  # the default, but not what it would be
         ("sac", ["algorithm.keep_critic=true"], "keep_critic needs a run of ppo"),
         ("alone", ["algorithm.keep_critic=true"], "had one environment: set algorithm.keep_critic=false"),
         (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from robotrl.core.errors import RobotrlError
 from robotrl.training.metrics import MetricsLogger, read_metrics
 
 
@@ -30,3 +33,13 @@ def test_half_a_last_row_of_metrics_is_forgotten(tmp_path):
     for cut in (len(whole) - 2, whole.index(b"1000") + 2, whole.index(b"1000")):
         path.write_bytes(whole[:cut])
         assert [row["env_steps"] for row in read_metrics(path)] == [10]
+
+
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1,2\n", b"env_steps,wall_s\n\0\0,1\n", b"env_steps\n\xff\n", b"env_steps\nx\n"]
+)
+def test_damaged_metrics_are_one_line(content, tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(RobotrlError, match=r"metrics.csv is damaged: "):
+        read_metrics(path)

@@ -12,7 +12,7 @@ import pytest
 
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.training.charts import Axis, Series, histogram, line_chart
-from robotrl.training.report import duration, write_report
+from robotrl.training.report import _phases, duration, write_report
 
 CONFIG = """
 task_name: walker_walk
@@ -168,6 +168,11 @@ def test_report_shows_everything_a_run_has(tmp_path: Path) -> None:
         assert text in page.text, text
     assert page.all("video")[0]["src"] == "data:video/mp4;base64,bm90IHJlYWxseSBhIHZpZGVv"
     assert not list(run.glob(".report*"))
+
+
+def test_rates_are_no_phases() -> None:
+    last = {"time/offline_updates_per_s": 130.0, "time/env_steps_per_s": 9.0, "time/update_s": 5.0}
+    assert _phases(last) == [{"name": "update", "s": 5.0, "share": 1.0}]
 
 
 def test_report_needs_nothing_from_outside(tmp_path: Path) -> None:

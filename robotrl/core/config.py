@@ -128,6 +128,8 @@ class RunOptions:
             raise ValueError("data must name at least one dataset, or be null")
         if not self.runs_dir:
             raise ValueError("runs_dir must name a folder, got ''")
+        if Path(self.task_name).is_absolute() or ".." in Path(self.task_name).parts:
+            raise ValueError(f"task_name must be a folder within runs_dir, got {self.task_name!r}")
 
 
 @dataclass(kw_only=True)
@@ -203,7 +205,7 @@ def _policy_config(document: Mapping[str, Any], within: str = "") -> PolicyConfi
         algorithm=fill(algorithm_schema, algorithm_options, f"{within}algorithm"),
         policy_class=policy_class,
         policy=fill(policy_schema, policy_options, f"{within}policy"),
-        policy_given=bool(document.get("policy")),
+        policy_given=any(value is not None for value in (document.get("policy") or {}).values()),
         origin=_policy_config(origin, f"{within}origin.") if origin else None,
     )
 
@@ -240,7 +242,17 @@ def _refuse_misplaced(run_options: Mapping[str, Any], schemas: Mapping[str, type
         for section, schema in schemas.items():
             if key in {field.name for field in dataclasses.fields(schema)}:
                 raise UsageError(f"unknown key {key!r} (did you mean '{section}.{key}'?)")
-        raise unknown_key(key, key, [*fields, *GROUPS])
+        raise unknown_key(key, key, list(dict.fromkeys([*fields, *GROUPS])))
+
+
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Refuse a seed outside of the range in which trainings, evaluations and collections share no draws.
+
+    Raises:
+        UsageError: it is.
+    """
+    if not 0 <= seed < SEEDS:
+        raise UsageError(f"{name} must be at least 0 and below 2^30, got {seed}")
 
 
 def snake_case(name: str) -> str:

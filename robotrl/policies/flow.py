@@ -19,6 +19,9 @@ from robotrl.core.errors import UsageError
 from robotrl.core.types import Specs
 from robotrl.policies.generative import DenoisingConfig, DenoisingPolicy
 
+# an exported policy is all of its steps written out
+_MOST_STEPS = 1_000
+
 
 @dataclass
 class FlowConfig(DenoisingConfig):
@@ -37,13 +40,13 @@ class FlowPolicy(DenoisingPolicy):
         self.set_sampling_steps(config.steps)
 
     def set_sampling_steps(self, count: int) -> None:
-        """Decide in `count` Euler steps from now on, any number: the flow is continuous in time.
+        """Decide in `count` Euler steps from now on, fewer or more: the flow is continuous in time.
 
         Raises:
-            UsageError: below 1.
+            UsageError: it is not in 1 to 1,000.
         """
-        if count < 1:
-            raise UsageError(f"sampling_steps must be at least 1, got {count}")
+        if not 1 <= count <= _MOST_STEPS:
+            raise UsageError(f"sampling_steps must be in 1 to {_MOST_STEPS}, got {count}")
         self.set_table("times", torch.arange(count, dtype=torch.float64) * (self.steps / count))
         self.set_table("std", torch.zeros(count, 1))
 

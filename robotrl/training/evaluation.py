@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robotrl.core.config import evaluation_seed
+from robotrl.core.config import check_seed, evaluation_seed
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_aside
 from robotrl.core.types import Step
@@ -206,7 +206,8 @@ def evaluate_run(
 
     grid = chosen_grid(video_grid, video)
     if episodes < 1:
-        raise UsageError(f"--episodes must be at least 1, got {episodes}")
+        raise UsageError(f"episodes must be at least 1, got {episodes}")
+    check_seed(seed)
     folder = RunFolder(run)
     policy, cfg = load_policy_and_config(run)
     if video:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from robotrl import __version__
+from robotrl.core.config import check_seed
 from robotrl.core.errors import RobotrlError, UsageError, unknown_name
 from robotrl.core.files import write_aside
 from robotrl.deploy.bundle import Bundle
@@ -118,6 +119,7 @@ def measure(
             raise unknown_name("simulator", sim, SIMS)
     if episodes < 2:
         raise UsageError(f"--episodes must be at least 2, got {episodes}")
+    check_seed(seed)
     bundle = Bundle.load(path)
     task = rebuild_task(bundle.contract.task)
     if isinstance(task, ForeignTask):

@@ -49,7 +49,10 @@ class RunFolder:
         """
         parent = Path(cfg.runs_dir) / cfg.task_name / cfg.algorithm_class.__name__.lower()
         stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_s{cfg.seed}"
-        parent.mkdir(parents=True, exist_ok=True)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"runs_dir={cfg.runs_dir}: cannot make {parent}: {error.strerror}") from error
         number = 1
         while True:
             path = parent / (stem if number == 1 else f"{stem}_{number}")

@@ -65,6 +65,8 @@ class FQLConfig(OffPolicyConfig):
         super().__post_init__()
         refuse_compiled_release(self.compile, self.preset)
         checks.above(self, 0, "distill_weight")
+        if self.one_step_hidden is not None:
+            checks.widths(self, "one_step_hidden")
 
 
 class DistilledPolicy(DecodingPolicy):
@@ -107,7 +109,7 @@ class FQL(OffPolicyAlgorithm):
                 "run for algorithm.init_from"
             )
         options = OneStepConfig(
-            hidden=config.one_step_hidden or config.hidden,
+            hidden=config.hidden if config.one_step_hidden is None else config.one_step_hidden,
             horizon=base.horizon,
             obs_groups=list(base.obs_groups),
             normalize_obs=False,
