@@ -37,8 +37,8 @@ class Dataset:
         provenance: how it was made, as JSON has it.
 
     Raises:
-        UsageError: shapes do not fit each other, a number is not finite, an action leaves [-1, 1] or an
-            episode goes on after its end.
+        UsageError: types are others, shapes do not fit each other, a number is not finite, an action leaves
+            [-1, 1] or an episode goes on after its end.
     """
 
     origin: str
@@ -53,6 +53,7 @@ class Dataset:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_types()
         self._check_shapes()
         for group, values in self.obs.items():
             self._check_finite(f"observation group {group!r}", values, self._episode_of_obs())
@@ -179,16 +180,34 @@ class Dataset:
             "action": self.action.shape[1],
         }
 
+    def _check_types(self) -> None:
+        expected: dict[str, tuple[Any, torch.dtype]] = {
+            "action": (self.action, torch.float32),
+            "reward": (self.reward, torch.float32),
+            "terminated": (self.terminated, torch.bool),
+            "lengths": (self.lengths, torch.int64),
+        }
+        if self.success is not None:
+            expected["success"] = (self.success, torch.bool)
+        for group, values in self.obs.items():
+            expected[f"observation group {group!r}"] = (values, torch.float32)
+        for name, (values, dtype) in expected.items():
+            found = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            if found != dtype:
+                raise self._error(f"{name} is of {found}, expected a tensor of {dtype}: convert it")
+
     def _check_shapes(self) -> None:
-        steps, episodes = len(self.reward), len(self.lengths)
+        steps, episodes = self.reward.numel(), self.lengths.numel()
         if not episodes or int(self.lengths.min()) < 1 or int(self.lengths.sum()) != steps:
             raise self._error(
-                f"{episodes} episodes of together {int(self.lengths.sum())} steps, {steps} rewards"
+                f"{episodes} episodes of together {int(self.lengths.sum())} steps, {steps} rewards: expected "
+                "an episode or more, a step or more in each, and a reward for each step"
             )
         expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
             "action": (self.action, (steps, len(self.specs.action)))
         }
         expected |= {"reward": (self.reward, (steps,)), "terminated": (self.terminated, (steps,))}
+        expected["lengths"] = (self.lengths, (episodes,))
         if self.success is not None:
             expected["success"] = (self.success, (episodes,))
         for group in self.specs.observation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,16 +25,19 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     """Open a file to read it.
 
     Raises:
-        UsageError: there is none, or it is no HDF5 file.
+        UsageError: there is none, it is no HDF5 file, or a part that is read of it is damaged.
     """
+    if path.is_dir():
+        raise UsageError(f"dataset {path} is a folder, expected an HDF5 file")
     if not path.is_file():
         raise UsageError(f"dataset {path} does not exist")
     try:
-        file = h5py.File(path)
-    except OSError as error:
+        with h5py.File(path) as file:
+            yield file
+    except Exception as error:  # h5py raises many kinds of Python's own
+        if not _raised_in_h5py(error):
+            raise
         raise UsageError(f"dataset {path} is not a whole HDF5 file: {error}") from error
-    with file:
-        yield file
 
 
 def write_hdf5(path: Path, fill: Callable[[Any], None]) -> None:
@@ -56,15 +60,21 @@ def read_array(group: Any, name: str, where: str) -> np.ndarray:
         where: which file and part of it, for errors.
 
     Raises:
-        UsageError: `group` is none, there is no array of that name, it holds no numbers or cannot be read.
+        UsageError: `group` is none, there is no array of that name, or it holds no numbers.
     """
     if not isinstance(group, h5py.Group):
         raise UsageError(f"{where} is an array, expected a group of arrays")
     found = group.get(name)
+    if found is None:
+        names = list(map(str, group))  # one may be bytes, where it is damaged
+        if name in group or name in names:
+            raise UsageError(f"{where}: {name!r} leads to nothing: a link without its target, or damaged")
+        raise UsageError(f"{where} has no array {name!r}{nearest(name, names)}; it has {', '.join(names)}")
     if not isinstance(found, h5py.Dataset):
-        raise UsageError(f"{where} has no array {name!r}{nearest(name, group)}; it has {', '.join(group)}")
-    try:
-        values = np.asarray(found[()])
-    except (OSError, RuntimeError, ValueError) as error:  # what h5py makes of a damaged file
-        raise UsageError(f"{where}: array {name!r} cannot be read: {error}") from error
-    return check_numbers(values, name, where)
+        raise UsageError(f"{where}: {name!r} is a {type(found).__name__.lower()}, expected an array")
+    return check_numbers(np.asarray(found[()]), name, where)
+
+
+def _raised_in_h5py(error: Exception) -> bool:
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(module.split(".")[0] == "h5py" for module in modules)

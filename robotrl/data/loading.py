@@ -21,7 +21,10 @@ def load_dataset(path: str | Path) -> Dataset:
     """
     path = Path(path)
     if not path.exists():
-        raise UsageError(f"dataset {path} does not exist")
+        file = next((f": {parent} is a file, no folder" for parent in path.parents if parent.is_file()), "")
+        raise UsageError(f"dataset {path} does not exist{file}")
+    if path.absolute().match("data/main_data.hdf5"):
+        raise UsageError(f"{path} is the inside of a Minari dataset: give {path.absolute().parents[1]}")
     # imported late: h5py is an extra
     if path.is_dir() and (path / "data").is_dir():
         from robotrl.data.minari import read_minari

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +25,18 @@ def read_ogbench(path: Path) -> Dataset:
     """
     where = f"dataset {path}"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it is a single array (.npy)")
+        with loaded as file:
             names = file.files
-            arrays = {
-                name: check_numbers(file[name], name, where) for name in names if name in (*_ARRAYS, "masks")
-            }
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{where} is not a whole npz file of numbers: {error}") from error
+            arrays = {name: file[name] for name in names if name in (*_ARRAYS, "masks")}
+    except Exception as error:  # numpy, zipfile and zlib know many kinds of damage
+        raise UsageError(
+            f"{where} is not a whole npz file of numbers: {str(error) or type(error).__name__}"
+        ) from error
+    for name, values in arrays.items():
+        check_numbers(values, name, where)
     for name in _ARRAYS:
         if name not in arrays:
             hint = ": relabel it for one of its tasks" if name == "rewards" else nearest(name, names)

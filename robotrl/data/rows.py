@@ -47,10 +47,15 @@ class Rows:
         Raises:
             UsageError: they are not sound, see `Dataset`.
         """
-        if self.obs.ndim != 2 or self.action.ndim != 2:
+        if any(values.ndim != 2 or not values.shape[1] for values in (self.obs, self.action)):
             raise UsageError(
                 f"dataset {origin}: observations {self.obs.shape} and actions {self.action.shape} must be "
-                "rows of numbers"
+                "rows of numbers, at least one a row"
+            )
+        if not len(self.steps):
+            raise UsageError(
+                f"dataset {origin}: no episode has a step, as every row ends one and nobody knows what came "
+                "after it: check the flags of the ends"
             )
         last = np.flatnonzero(self.ends[self.steps])
         order = np.insert(self.steps, last + 1, self.successor[self.steps[last]])
