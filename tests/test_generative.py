@@ -216,7 +216,7 @@ def test_sampling_steps() -> None:
     policy = flow(steps=10)
     policy.set_sampling_steps(4)
     assert policy.times.tolist() == [0.0, 2.5, 5.0, 7.5]
-    with pytest.raises(UsageError, match="sampling_steps must be at least 1, got 0"):
+    with pytest.raises(UsageError, match="sampling_steps must be in 1 to 1000, got 0"):
         policy.set_sampling_steps(0)
 
 

@@ -331,6 +331,7 @@ def test_ppo_learns_a_bandit_with_a_beta_policy():
         {"entropy_coef": float("inf")},
         {"hidden": [0]},
         {"hidden": [8, -3]},
+        {"learning_rate": 1e-7},
     ],
 )
 def test_impossible_hyperparameters_are_refused(values):

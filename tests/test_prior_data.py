@@ -150,3 +150,19 @@ def test_who_is_made_for_data_and_has_none_is_told(name: str, begins: str, warne
     assert main(["train", *words, *([begins.format(data=record())] if begins else [])]) == 0
     told = "has neither data= nor algorithm.init_from=RUN" in " ".join(capsys.readouterr().err.split())
     assert told is warned
+
+
+def test_chunks_longer_than_the_data_and_widths_that_are_none_are_refused():
+    words = [BALANCE, *TINY[:1], "policy=flow", "policy.horizon=11", "total_steps=0", f"data={record()}"]
+    with pytest.raises(
+        UsageError, match=r"policy.horizon=11 is longer than the longest episode of the data, 10"
+    ):
+        train(compose([*words, *TINY[3:]]), show_progress=False)
+    with pytest.raises(UsageError, match="one_step_hidden: layer widths must be at least 1"):
+        compose([BALANCE, "algorithm=fql", "algorithm.one_step_hidden=[0]"])
+
+
+def test_an_observation_without_rows_is_refused():
+    policy = make_loop(compose([BALANCE, "algorithm=sac", "num_envs=1"])).algorithm.policy
+    with pytest.raises(UsageError, match=r"have shape \(5,\), expected \(B, 5\): a row for each environment"):
+        policy.act({"policy": torch.zeros(5)})

@@ -108,3 +108,12 @@ def test_targets_outside_the_bins_are_counted_and_learned_as_the_nearest_end():
         fitted.append((metrics["value/target_outside"].item(), critic.online.net.flat))
     assert [share for share, _ in fitted] == [0.5, 0.0]
     assert torch.equal(fitted[0][1], fitted[1][1])
+
+
+@pytest.mark.parametrize(
+    "given", [[0.0, math.inf], [0.0, 1e-300], [0.0, 1e300], [1.0, 1.0], [1e6, 1e6 + 1], [1.0]]
+)
+def test_ranges_that_float32_cannot_divide_are_refused(given):
+    with pytest.raises(ValueError, match=r"value_range must be .* 8 bins apart"):
+        SACConfig(value_range=given, value_bins=8)
+    assert SACConfig(value_range=[-1.0, 0.0], value_bins=8)
