@@ -349,7 +349,7 @@ def test_ema_follows_and_copies_statistics() -> None:
     assert torch.equal(ema.module.normalizer.mean, policy.normalizer.mean)
     assert not any(p.requires_grad for p in ema.module.parameters())
     other = Ema(flow(), 0.1)
-    other.load_state_dict(copy.deepcopy(ema.state_dict()))
+    other.module.load_state_dict(copy.deepcopy(ema.module.state_dict()))
     noise = policy.draw_noise((4,), rng())
     assert torch.equal(other.module(torch.ones(4, 3), noise), ema.module(torch.ones(4, 3), noise))
 

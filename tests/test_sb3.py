@@ -44,7 +44,7 @@ SHORT = {
 
 @pytest.fixture(autouse=True)
 def short_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robotrl.training.sb3.MIN_STEPS_PER_ITERATION", 200)
+    monkeypatch.setattr("robotrl.training.sb3.STEPS_PER_ITERATION", 200)
 
 
 def config(algorithm: str, *overrides: str) -> TrainConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -37,11 +37,3 @@ class Ema(Generic[M]):
             average.lerp_(parameter, self.rate)
         for kept, buffer in zip(self.module.buffers(), self._followed.buffers(), strict=True):
             kept.copy_(buffer)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the average's state."""
-        return self.module.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
-        self.module.load_state_dict(state)

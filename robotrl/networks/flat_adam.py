@@ -21,8 +21,6 @@ def adam_step(
     square: Tensor,
     num_steps: Tensor,
     learning_rate: float,
-    betas: tuple[float, float] = BETAS,
-    eps: float = EPS,
 ) -> None:
     """Do one step of Adam (Kingma & Ba 2015, arXiv:1412.6980, end of section 2) in place.
 
@@ -36,10 +34,8 @@ def adam_step(
         square: second moment, shaped like it.
         num_steps: () steps done before; no float64, whose changes in place torch.compile loses (torch 2.13).
         learning_rate: step size.
-        betas: decay of the moments.
-        eps: added to the root of the second moment.
     """
-    first, second = betas
+    first, second = BETAS
     num_steps.add_(1)
     mean.lerp_(grad, 1.0 - first)
     square.mul_(second).addcmul_(grad, grad, value=1.0 - second)
@@ -47,11 +43,11 @@ def adam_step(
         count = num_steps.double()
         correction = (1.0 - second**count).sqrt_()
         scale = learning_rate * correction / (1.0 - first**count)
-        parameter.addcdiv_(mean * -scale, square.sqrt().add_(eps * correction))
+        parameter.addcdiv_(mean * -scale, square.sqrt().add_(EPS * correction))
         return
     done = int(num_steps)
     root = math.sqrt(1.0 - second**done)
-    denominator = square.sqrt().add_(eps * root)
+    denominator = square.sqrt().add_(EPS * root)
     parameter.addcdiv_(mean, denominator, value=-learning_rate * root / (1.0 - first**done))
 
 
@@ -64,29 +60,18 @@ class FlatAdam:
     Args:
         flat: the parameter.
         learning_rate: step size.
-        betas: decay of the first and second moment.
-        eps: added to the root of the second moment.
     """
 
-    def __init__(
-        self,
-        flat: Tensor,
-        learning_rate: float,
-        betas: tuple[float, float] = BETAS,
-        eps: float = EPS,
-    ) -> None:
+    def __init__(self, flat: Tensor, learning_rate: float) -> None:
         self.flat = flat
         self.learning_rate = learning_rate
-        self.betas, self.eps = betas, eps
         self.mean = torch.zeros_like(flat, requires_grad=False)
         self.square = torch.zeros_like(flat, requires_grad=False)
         self.num_steps = torch.zeros((), dtype=torch.int64, device=flat.device)
 
     def step(self, grad: Tensor) -> None:
         """Descend along `grad`, shaped like the parameter."""
-        adam_step(
-            self.flat, grad, self.mean, self.square, self.num_steps, self.learning_rate, self.betas, self.eps
-        )
+        adam_step(self.flat, grad, self.mean, self.square, self.num_steps, self.learning_rate)
 
     def state_dict(self) -> dict[str, Any]:
         """Return both moments and the step count."""

@@ -19,7 +19,7 @@ from robotrl.core.errors import UsageError
 from robotrl.envs.env import Env
 from robotrl.training.run_folder import RunFolder
 
-MIN_STEPS_PER_ITERATION = 2_000
+STEPS_PER_ITERATION = 2_000
 """Of a loop whose updates need no rollouts, environment steps: long enough that logging costs nothing."""
 
 # other metrics may be undefined: the explained variance of a single transition is
@@ -67,7 +67,7 @@ class Loop(ABC):
     def steps_of_iteration(self) -> int:
         """Control steps that a loop takes at a time whose updates need no rollouts: at most what is left."""
         left = math.ceil((self.total_steps - self.env_steps) / self.env.num_envs)
-        return max(1, min(MIN_STEPS_PER_ITERATION // self.env.num_envs, left))
+        return max(1, min(STEPS_PER_ITERATION // self.env.num_envs, left))
 
     @abstractmethod
     def iterate(self) -> dict[str, float]:

@@ -25,7 +25,7 @@ from robotrl.envs.env import Env
 from robotrl.envs.foreign.vec_env import ForeignVecEnv
 from robotrl.networks.mlp import Activation
 from robotrl.policies.policy import Policy
-from robotrl.training.loop import MIN_STEPS_PER_ITERATION, EpisodeStatistics, Loop, refuse_no_steps
+from robotrl.training.loop import STEPS_PER_ITERATION, EpisodeStatistics, Loop, refuse_no_steps
 from robotrl.training.sb3_config import (
     Sb3DeterministicPolicy,
     Sb3GaussianPolicy,
@@ -129,7 +129,7 @@ class Sb3Algorithm(Algorithm):
     def steps_per_iteration(self, num_envs: int) -> int:
         """Return the environment steps between two looks at the metrics."""
         period = num_envs * self.config.train_freq
-        return math.ceil(MIN_STEPS_PER_ITERATION / period) * period
+        return math.ceil(STEPS_PER_ITERATION / period) * period
 
     def update(self, batch: Any) -> dict[str, Tensor]:
         """Let SB3 collect and learn.

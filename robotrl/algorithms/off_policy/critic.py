@@ -73,6 +73,11 @@ class Critic:
         """Aggregate values (E', ...) of critics to (...), as targets are."""
         return self.config.target_aggregate.of(values, self.config.pessimism)
 
+    def value(self, features: Tensor, action: Tensor, rng: torch.Generator) -> Tensor:
+        """Return what targets are made of: the aggregate of freshly drawn target critics, (B,)."""
+        (members,) = self.draw_members(rng)
+        return self.aggregate(self.target(features, action, members))
+
     def fit(self, features: Tensor, action: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Do one gradient step towards targets (B,), and let the target network follow.
 

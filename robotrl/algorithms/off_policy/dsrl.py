@@ -77,8 +77,7 @@ class DSRL(Steering):
         return torch.addcmul(batch.reward, batch.discount, value)
 
     def _value(self, obs: Obs, action: Tensor) -> Tensor:
-        (members,) = self.critic.draw_members(self.rng)
-        return self.critic.aggregate(self.critic.target(self.critic_features(obs), action, members))
+        return self.critic.value(self.critic_features(obs), action, self.rng)
 
     def update_policy(self, batch: Transitions) -> dict[str, Tensor]:
         """Fit the noise's critic, then climb it."""

@@ -139,9 +139,8 @@ class FQL(OffPolicyAlgorithm):
         """R + gamma (1 - terminated) mean_i Q'_i(s', mu(s', z')), (B,)."""
         features = self.policy_features(batch.next_obs)
         action = self.policy.one_step.decode(features, self._noise(features))
-        (members,) = self.critic.draw_members(self.rng)
-        values = self.critic.target(self.critic_features(batch.next_obs), action, members)
-        return torch.addcmul(batch.reward, batch.discount, self.critic.aggregate(values))
+        value = self.critic.value(self.critic_features(batch.next_obs), action, self.rng)
+        return torch.addcmul(batch.reward, batch.discount, value)
 
     def update_policy(self, batch: Transitions) -> dict[str, Tensor]:
         """Let the flow imitate, and the one-step policy follow flow and critics."""

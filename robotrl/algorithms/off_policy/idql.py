@@ -124,9 +124,7 @@ class IDQL(OffPolicyAlgorithm):
         """Do a gradient step on the value, then on critics and policy."""
         features = self.policy_features(batch.obs)
         tape = self.value.run(features)
-        (members,) = self.critic.draw_members(self.rng)
-        error = self.critic.aggregate(self.critic.target(features, batch.action, members))
-        error = error - tape[-1].squeeze(1)
+        error = self.critic.value(features, batch.action, self.rng) - tape[-1].squeeze(1)
         loss, grad = expectile_loss(error, self.config.expectile)
         self.value.backprop(tape, -grad.unsqueeze(1) / len(grad), self._value_grad, wants_input=False)
         self.value_optimizer.step(self._value_grad)

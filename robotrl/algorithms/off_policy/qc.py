@@ -106,8 +106,7 @@ class QC(OffPolicyAlgorithm):
         """R_h + gamma^h (1 - terminated) Q'(s_{t+h}, a*), (B,)."""
         features = self.policy_features(batch.next_obs)
         action = self.policy.improve(features, self.policy.draw_noise((len(features),), self.rng)).action
-        (members,) = self.critic.draw_members(self.rng)
-        value = self.critic.aggregate(self.critic.target(features, action, members))
+        value = self.critic.value(features, action, self.rng)
         return torch.addcmul(batch.reward, batch.discount, value)
 
     def update_policy(self, batch: Transitions) -> dict[str, Tensor]:

@@ -122,9 +122,8 @@ class Residual(OffPolicyAlgorithm):
     def target(self, batch: Transitions) -> Tensor:
         """R + gamma (1 - terminated) min_i Q'_i(s', a'), (B,)."""
         action = self.policy.act(batch.next_obs, rng=self.rng)
-        (members,) = self.critic.draw_members(self.rng)
-        values = self.critic.target(self.critic_features(batch.next_obs), action, members)
-        return torch.addcmul(batch.reward, batch.discount, self.critic.aggregate(values))
+        value = self.critic.value(self.critic_features(batch.next_obs), action, self.rng)
+        return torch.addcmul(batch.reward, batch.discount, value)
 
     def update_policy(self, batch: Transitions) -> dict[str, Tensor]:
         """Let the correction climb the critics."""

@@ -106,10 +106,7 @@ class SAC(OffPolicyAlgorithm):
     def target(self, batch: Transitions) -> Tensor:
         """R + gamma (1 - terminated) (min_i Q'_i(s', a') - alpha log pi(a'|s')), (B,)."""
         draw, _ = self.actor.draw(self.policy_features(batch.next_obs), self.rng)
-        (members,) = self.critic.draw_members(self.rng)
-        value = self.critic.aggregate(
-            self.critic.target(self.critic_features(batch.next_obs), draw.action, members)
-        )
+        value = self.critic.value(self.critic_features(batch.next_obs), draw.action, self.rng)
         if self.config.backup_entropy:
             value.addcmul_(self.temperature.alpha, draw.log_prob, value=-1)
         return torch.addcmul(batch.reward, batch.discount, value)

@@ -72,9 +72,8 @@ class TD3(OffPolicyAlgorithm):
         action = self.target_net.run(self.policy_features(batch.next_obs))[-1].tanh_()
         noise = torch.empty_like(action).normal_(generator=self.rng).mul_(self.config.target_noise_std)
         action.add_(noise.clamp_(-clip, clip)).clamp_(-1.0, 1.0)
-        (members,) = self.critic.draw_members(self.rng)
-        values = self.critic.target(self.critic_features(batch.next_obs), action, members)
-        return torch.addcmul(batch.reward, batch.discount, self.critic.aggregate(values))
+        value = self.critic.value(self.critic_features(batch.next_obs), action, self.rng)
+        return torch.addcmul(batch.reward, batch.discount, value)
 
     def update_policy(self, batch: Transitions) -> dict[str, Tensor]:
         """Climb the first critic."""

@@ -150,11 +150,6 @@ class WatchedRobot:
         message, exit_code = json.loads(data[1:])
         raise UsageError(message) if exit_code == UsageError.exit_code else RobotrlError(message)
 
-    @property
-    def watchdog_pid(self) -> int:
-        """Process id of the watchdog."""
-        return self._process.pid
-
     def fileno(self) -> int:
         """Return what `select` waits on."""
         return self._link.fileno()

@@ -21,6 +21,7 @@ import numpy as np
 
 from robotrl.core.errors import RobotrlError
 from robotrl.deploy.runtime.link import Link, Word
+from robotrl.deploy.runtime.machine import State
 from robotrl.deploy.runtime.priority import WATCHDOG, real_time
 from robotrl.deploy.runtime.robots.client import open_robot
 from robotrl.deploy.runtime.robots.robot import Command, Robot
@@ -34,7 +35,6 @@ REPEAT_S = 0.02
 # it is looked at every millisecond, not waited for
 _EMPTY_WAKES = 100
 _LOOK_S = 0.001
-_DAMPING_STATE = 5
 
 
 class DeadMan:
@@ -144,7 +144,7 @@ class Watchdog:
         now_s = time.monotonic()
         if self._damping is not None and now_s - self._damped_s >= 0.9 * REPEAT_S:
             self._damped_s = now_s
-            self._robot.send(Command(self._damping, _DAMPING_STATE))
+            self._robot.send(Command(self._damping, State.DAMPING))
 
 
 def main() -> int:
