@@ -156,7 +156,7 @@ def test_normalizer_merges_batches_like_one_big_batch():
         normalizer.update(torch.from_numpy(part))
     np.testing.assert_allclose(normalizer.mean.numpy(), data.mean(0), rtol=1e-12)
     np.testing.assert_allclose(normalizer.var.numpy(), data.var(0), rtol=1e-10)
-    expected = np.clip((data - data.mean(0)) / np.sqrt(data.var(0) + 1e-6), -5, 5)
+    expected = np.clip((data - data.mean(0)) / np.sqrt(data.var(0) + 1e-8), -5, 5)
     got = normalizer(torch.from_numpy(data).float()).numpy()
     np.testing.assert_allclose(got, expected, atol=2e-3)
     assert np.abs(got).max() <= 5.0

@@ -20,7 +20,11 @@ from robotrl.training.train import make_loop
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "my_robot"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
+]
 IDS = [page.name for page in PAGES]
 
 sys.path.append(str(ROOT / "scripts"))

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 class RunningNormalizer(nn.Module):
     """(x - mean) / sqrt(var + eps) with running statistics, cut at +-`clip`.
 
-    What never moved in the data that a policy was cloned from moves a little on the robot: `eps` keeps that
-    from being blown up by more than 1,000. Statistics are merged batch by batch in float64 (Chan, Golub &
-    LeVeque 1983, pairwise update). Until the first `update` it is the identity (apart from the cut).
+    Statistics are merged batch by batch in float64 (Chan, Golub & LeVeque 1983, pairwise update). Until the
+    first `update` it is the identity (apart from the cut). `eps` is that of the streams, which normalise alike.
     """
 
     mean: Tensor
@@ -20,7 +19,7 @@ class RunningNormalizer(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, dim: int, clip: float = 10.0, eps: float = 1e-6) -> None:
+    def __init__(self, dim: int, clip: float = 10.0, eps: float = 1e-8) -> None:
         super().__init__()
         self.clip, self.eps = clip, eps
         self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
