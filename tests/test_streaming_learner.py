@@ -96,7 +96,9 @@ def test_a_damaged_state_is_refused(name: str, value: object, words: str) -> Non
 def test_a_learner_that_was_saved_without_rules_is_loaded() -> None:
     first, second = learner(seed=1), learner(seed=2)
     begun(first, 5)
-    second.load_state_dict({name: array for name, array in first.state_dict().items() if name != "rule_codes"})
+    second.load_state_dict(
+        {name: array for name, array in first.state_dict().items() if name != "rule_codes"}
+    )
     assert same(first.state_dict(), second.state_dict())
 
 
@@ -132,7 +134,11 @@ sys.exit(0 if loaded == len(advance.signatures) == 1 else 1)
     ("name", "value", "words"),
     [
         ("reward", [0.0, math.nan], "stream 1: reward is nan"),
-        ("next_obs", math.inf, r"stream 1: next_obs\[2\] is inf, .*: give the last sound one and set valid to False"),
+        (
+            "next_obs",
+            math.inf,
+            r"stream 1: next_obs\[2\] is inf, .*, give the last sound one and set valid to False",
+        ),
         ("next_obs", 1e200, r"stream 1: next_obs\[2\] is 1e\+200"),
         ("reward", [0.0, 1e16], r"stream 1: reward is 1e\+16, expected numbers within \+-1e\+15"),
         ("final_obs", math.nan, r"stream 1: final_obs\[2\] is nan"),

@@ -76,7 +76,9 @@ class StreamingAlgorithm(Algorithm):
     policy: StreamPolicy
 
     @classmethod
-    def make_policy(cls, specs: Specs, base: Policy, config: StreamingOptions, rng: torch.Generator) -> Policy:
+    def make_policy(
+        cls, specs: Specs, base: Policy, config: StreamingOptions, rng: torch.Generator
+    ) -> Policy:
         """Return the policy that is trained; with `init_from`, one that a stream can go on from."""
         if config.init_from is not None:
             check_policy(base, cls.learner_config_class)
