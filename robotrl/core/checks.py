@@ -22,7 +22,7 @@ def choices(config: Any) -> None:
     Raises:
         ValueError: there is no such member.
     """
-    for name, kind in _hints(type(config)).items():
+    for name, kind in _hints(config.__class__).items():
         if not isinstance(kind, enum.EnumMeta) or isinstance(value := getattr(config, name), kind):
             continue
         members: Iterable[enum.Enum] = kind
@@ -85,7 +85,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _check(config: Any, names: tuple[str, ...], holds: Callable[[Any], bool], expected: str) -> None:
-    hints = _hints(type(config))
+    hints = _hints(config.__class__)
     for name in names:
         value, hint = getattr(config, name), hints.get(name)
         kinds = get_args(hint) or (hint,)
@@ -93,7 +93,8 @@ def _check(config: Any, names: tuple[str, ...], holds: Callable[[Any], bool], ex
             continue
         if int in kinds and float not in kinds and not is_whole(value):
             raise ValueError(f"{name} must be a whole number, got {value!r}")
-        if not isinstance(value, Real) or isinstance(value, bool):
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number:
             raise ValueError(f"{name} must be a number, got {value!r}")
         if not abs(value) < math.inf:  # False for NaN; math.isfinite refuses integers beyond floats
             raise ValueError(f"{name} must be finite, got {value}")
