@@ -12,7 +12,7 @@ from streaming_common import ACTIONS, OBS, SPECS, Walk
 
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.compiled import fill_normal
-from robotrl.algorithms.streaming.config import Preset, StreamACConfig
+from robotrl.algorithms.streaming.config import Preset, StreamACConfig, StreamQConfig, StreamTDConfig
 from robotrl.algorithms.streaming.fine_tuning import TrainedCritic, stream_from_policy
 from robotrl.algorithms.streaming.policy import StreamPolicy, write_policy
 from robotrl.algorithms.streaming.rules.codes import Rule
@@ -174,6 +174,8 @@ def test_it_goes_on_learning(kind: str, rule: Rule) -> None:
     ("change", "words"),
     [
         ({"policy": "beta"}, "goes on from one of .*GaussianPolicy.*, got BetaPolicy"),
+        ({"config": StreamQConfig()}, "take one of StreamACConfig, .*, got a StreamQConfig"),
+        ({"config": StreamTDConfig()}, "take one of StreamACConfig, .*, got a StreamTDConfig"),
         ({"std_scale": 0.0}, "std_scale must be above 0, got 0.0"),
         ({"config": StreamACConfig(preset=Preset.REFERENCE, rule=Rule.OBGD)}, "choose preset=default"),
         ({"std_scale": 1e-3}, "times std_scale is .*, not above std_floor 0.001"),
@@ -207,6 +209,14 @@ def test_a_chunk_is_no_action_of_a_stream() -> None:
     policy = GaussianPolicy(SPECS, GaussianConfig([16, 12], horizon=3), torch.Generator())
     with pytest.raises(UsageError, match="decides 3 at once: go on from one with horizon 1"):
         stream_from_policy(policy)
+
+
+@pytest.mark.parametrize("name", ["log_std", "normalizer.mean"])
+def test_a_policy_that_is_not_finite_is_refused(name: str) -> None:
+    policy = make("ppo_elu")
+    policy.state_dict()[name][1] = np.nan
+    with pytest.raises(UsageError, match=f"{name} of the policy is not finite"):
+        fine_tune(policy)
 
 
 def test_policy_of_another_kind_cannot_take_the_actor() -> None:

@@ -222,3 +222,9 @@ def test_a_composite_policy_is_no_streams(runs: dict[str, Path], tmp_path: Path)
     run = train(compose([*residual, *small, *more]), show_progress=False)
     with pytest.raises(UsageError, match=r"a stream goes on from one of .*, got ResidualPolicy"):
         train(compose(words(run, tmp_path)), show_progress=False)
+
+
+def test_a_run_with_chunks_is_refused_by_advising_another(tmp_path: Path) -> None:
+    chunked = compose(words(Path("unused"), tmp_path, "policy=gaussian", "policy.horizon=3"))
+    with pytest.raises(UsageError, match="decides 3 at once: go on from one with horizon 1, such as another"):
+        make_loop(chunked)

@@ -92,7 +92,8 @@ def check(config: StreamQACConfig, actor: Actor | None, steps: int) -> None:
 @pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.value)
 def test_every_rule_is_the_formula(rule: Rule, kind: str) -> None:
     config, actor = KINDS[kind]
-    check(dataclasses.replace(config, rule=rule, actor_rule=rule), actor, 150)
+    eta = config.actor_eta if rule is Rule.INTENTIONAL else 0.1  # what is not the rule's stays as it is
+    check(dataclasses.replace(config, rule=rule, actor_rule=rule, actor_eta=eta), actor, 150)
 
 
 @pytest.mark.parametrize("kind", ["s2ac", "sdac"])
@@ -178,6 +179,11 @@ def test_policies_act_like_their_streams() -> None:
     [
         ({"preset": Preset.REFERENCE}, "nothing is known to be released of this method"),
         ({"alpha": -0.1}, "alpha must be at least 0, got -0.1"),
+        (
+            {"actor_rule": "adam", "actor_eta": 0.2},
+            "actor_eta=0.2 does nothing with actor_rule=adam, which has actor_learning_rate: set that",
+        ),
+        ({"rule": "sgd", "critic_kappa": 7}, "with rule=sgd, which has critic_learning_rate: set that"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict, words: str) -> None:

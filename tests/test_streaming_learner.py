@@ -76,6 +76,32 @@ def test_a_learner_of_another_rule_is_refused() -> None:
         sgd.update(0.0, False, False, np.zeros((2, OBS)))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("rule_codes", 2, r"rule_codes of the saved learner is int64 \(\), expected int64 \(2,\)"),
+        ("random", np.zeros((2, 1), np.int32), "random of the saved learner is int32 .*, expected int64"),
+        ("random", np.zeros((2, 1)), "random of the saved learner is float64 .*, expected int64"),
+        ("random", "abc", "random is an array of <U3, expected real numbers"),
+    ],
+)
+def test_a_damaged_state_is_refused(name: str, value: object, words: str) -> None:
+    stream_ac = learner()
+    before = stream_ac.state_dict()
+    with pytest.raises(UsageError, match=words):
+        stream_ac.load_state_dict(before | {name: value})
+    assert same(before, stream_ac.state_dict())
+
+
+def test_a_learner_that_was_saved_without_rules_is_loaded() -> None:
+    first, second = learner(seed=1), learner(seed=2)
+    begun(first, 5)
+    second.load_state_dict(
+        {name: array for name, array in first.state_dict().items() if name != "rule_codes"}
+    )
+    assert same(first.state_dict(), second.state_dict())
+
+
 def test_hyperparameters_of_a_loaded_learner_are_its_own() -> None:
     slow, fast = (learner(config=StreamACConfig(hidden=[16, 16], actor_eta=eta)) for eta in (0.05, 0.2))
     walk = begun(slow, 50)
@@ -108,10 +134,14 @@ sys.exit(0 if loaded == len(advance.signatures) == 1 else 1)
     ("name", "value", "words"),
     [
         ("reward", [0.0, math.nan], "stream 1: reward is nan"),
-        ("next_obs", math.inf, "stream 1: next_obs is .* give the last sound one and set valid to False"),
-        ("next_obs", 1e200, "stream 1: next_obs is"),
+        (
+            "next_obs",
+            math.inf,
+            r"stream 1: next_obs\[2\] is inf, .*, give the last sound one and set valid to False",
+        ),
+        ("next_obs", 1e200, r"stream 1: next_obs\[2\] is 1e\+200"),
         ("reward", [0.0, 1e16], r"stream 1: reward is 1e\+16, expected numbers within \+-1e\+15"),
-        ("final_obs", math.nan, "stream 1: final_obs is"),
+        ("final_obs", math.nan, r"stream 1: final_obs\[2\] is nan"),
         ("next_obs", np.zeros((2, OBS + 1)), r"next_obs has shape \(2, 6\), expected \(2, 5\)"),
         ("reward", np.zeros(3), r"reward has shape \(3,\), expected \(2,\)"),
         ("terminated", [math.nan, 0.0], r"terminated is \[nan, 0.0\], expected true or false"),
@@ -174,12 +204,18 @@ def test_sweep_of_an_unknown_name_suggests_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "obs", [np.full((2, OBS), math.nan), np.zeros((2, OBS + 1)), 0.0], ids=["nan", "wide", "scalar"]
+    ("obs", "words"),
+    [
+        ([[0.0] * OBS, [0.0, math.nan, 0.0, 0.0, 0.0]], r"^stream 1: obs\[1\] is nan, .* give a sound obs"),
+        (np.zeros((2, OBS + 1)), r"^obs has shape \(2, 6\)"),
+        (0.0, r"^obs has shape \(\)"),
+    ],
+    ids=["nan", "wide", "scalar"],
 )
-def test_a_refused_start_is_no_start(obs: object) -> None:
+def test_a_refused_start_is_no_start(obs: object, words: str) -> None:
     stream_ac = learner()
     before = stream_ac.state_dict()
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=words):
         stream_ac.start(obs)
     assert same(before, stream_ac.state_dict())
     with pytest.raises(UsageError, match="call start"):
@@ -206,6 +242,23 @@ def test_nothing_is_done_before_start() -> None:
     for use in (lambda: fresh.update(0.0, False, False, np.zeros((2, OBS))), fresh.act, fresh.command):
         with pytest.raises(UsageError, match="call start"):
             use()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"seed": None}, "seed must be a whole number of at least 0, got None"),
+        ({"seed": -1}, "seed must be .* got -1"),
+        ({"num_threads": 0}, "num_threads must be a whole number of at least 1, got 0"),
+        ({"num_threads": -4}, "num_threads must be .* got -4"),
+        ({"num_streams": 2.5}, "num_streams must be .* got 2.5"),
+        ({"sweep": {"gamma": "abc"}}, "sweep of gamma is an array of <U3, expected real numbers"),
+        ({"sweep": {"actor_rest_steps": [0, 1.5]}}, "actor_rest_steps must be a whole number, got 0.0"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(arguments: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        learner(**arguments)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float16])

@@ -138,6 +138,14 @@ def test_the_policy_is_the_actor_that_learned(algorithm: str) -> None:
             ["algorithm.preset=reference", "algorithm.rule=obgd"],
             "algorithm.episode_steps is 1000, but an episode of this task has 50 control steps",
         ),
+        (
+            ["algorithm.actor_learning_rate=0.5"],
+            "actor_learning_rate=0.5 does nothing with rule=intentional, which has actor_eta: set that",
+        ),
+        (
+            ["total_steps=400", "algorithm.sweep={actor_rest_steps: [100, 0, 0, 0]}"],
+            "actor_rest_steps=100 is not below the 100 ",
+        ),
         (["algorithm.gamma=1.0"], r"gamma must be in \[0, 1\), got 1.0"),
     ],
 )

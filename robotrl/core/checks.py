@@ -1,15 +1,17 @@
 """Checks of a configuration's fields, for its `__post_init__`: numbers that are NaN or infinite pass none.
 
-Each takes the names of the fields and raises a `ValueError` that names the first one out of bounds. A
-field that is None is left unset on purpose and passes.
+Each takes the names of the fields and raises a `ValueError` that names the first one out of bounds. None
+passes where the field's annotation has it, and a field annotated `int` has to be a whole number.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, TypeGuard, get_args, get_type_hints
 
 from robotrl.core.errors import UsageError, unknown_name
 
@@ -20,7 +22,7 @@ def choices(config: Any) -> None:
     Raises:
         ValueError: there is no such member.
     """
-    for name, kind in get_type_hints(type(config)).items():
+    for name, kind in _hints(config.__class__).items():
         if not isinstance(kind, enum.EnumMeta) or isinstance(value := getattr(config, name), kind):
             continue
         members: Iterable[enum.Enum] = kind
@@ -55,8 +57,14 @@ def within(config: Any, interval: str, *names: str) -> None:
 def widths(config: Any, *names: str) -> None:
     """Check that fields are lists of layer widths, each >= 1."""
     for name in names:
-        if any(width < 1 for width in getattr(config, name)):
-            raise ValueError(f"{name}: layer widths must be at least 1, got {getattr(config, name)}")
+        given = getattr(config, name)
+        if not isinstance(given, Sequence) or not all(is_whole(width) and width >= 1 for width in given):
+            raise ValueError(f"{name}: layer widths must be at least 1 and whole, got {given!r}")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is an integer; truth values are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def whole_ratio(name: str, duration_s: float, unit_s: float) -> int:
@@ -71,11 +79,23 @@ def whole_ratio(name: str, duration_s: float, unit_s: float) -> int:
     return round(ratio)
 
 
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _check(config: Any, names: tuple[str, ...], holds: Callable[[Any], bool], expected: str) -> None:
+    hints = _hints(config.__class__)
     for name in names:
-        value = getattr(config, name)
-        if value is None:
+        value, hint = getattr(config, name), hints.get(name)
+        kinds = get_args(hint) or (hint,)
+        if value is None and type(None) in kinds:
             continue
+        if int in kinds and float not in kinds and not is_whole(value):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number:
+            raise ValueError(f"{name} must be a number, got {value!r}")
         if not abs(value) < math.inf:  # False for NaN; math.isfinite refuses integers beyond floats
             raise ValueError(f"{name} must be finite, got {value}")
         if not holds(value):

@@ -103,10 +103,11 @@ class StreamingLoop(Loop):
 
     def __init__(self, env: Env, algorithm: StreamingAlgorithm, total_steps: int, torch_threads: int) -> None:
         refuse_no_steps(total_steps)
-        rest, steps = algorithm.config.actor_rest_steps, total_steps / env.num_envs
+        config, steps = algorithm.config, total_steps / env.num_envs
+        rest = max(config.sweep.get("actor_rest_steps") or [config.actor_rest_steps])
         if rest >= steps:
             raise UsageError(
-                f"algorithm.actor_rest_steps={rest} is not below the {steps:g} steps of each stream: no "
+                f"actor_rest_steps={rest} is not below the {steps:g} steps of each stream: no "
                 f"policy would be learned; raise total_steps, which counts those of all {env.num_envs}"
             )
         super().__init__(env, algorithm, total_steps, torch_threads)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from dataclasses import dataclass, field
 
-from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.algorithms.streaming.rules.codes import RATES, Rule
 from robotrl.algorithms.streaming.units import Unit
 from robotrl.core import checks
 
@@ -64,6 +65,19 @@ class StreamConfig:
         checks.above(self, 0, "critic_kappa", "critic_eta", "critic_learning_rate", "update_budget_s")
         checks.at_least(self, 1, "episode_steps")
         checks.widths(self, "hidden")
+        self._refuse_idle_rates()
+
+    def _refuse_idle_rates(self) -> None:
+        for item in dataclasses.fields(self):
+            network, _, rate = item.name.partition("_")
+            chooser = f"{network}_rule" if hasattr(self, f"{network}_rule") else "rule"
+            rule: Rule = getattr(self, chooser)
+            value = getattr(self, item.name)
+            if rate in RATES and rate != rule.rate and value != item.default:
+                raise ValueError(
+                    f"{item.name}={value} does nothing with {chooser}={rule.value}, which has "
+                    f"{network}_{rule.rate}: set that, or another {chooser}"
+                )
 
     @property
     def sees_time(self) -> bool:

@@ -80,15 +80,21 @@ def check_policy(policy: Policy, config_class: type[StreamConfig]) -> StreamPoli
     Raises:
         UsageError: it cannot.
     """
-    kinds = next(kinds for known, kinds in _KINDS.items() if issubclass(config_class, known))
+    kinds = next((kinds for known, kinds in _KINDS.items() if issubclass(config_class, known)), None)
+    if kinds is None:
+        names = ", ".join(known.__name__ for known in _KINDS)
+        raise UsageError(f"streams from a policy take one of {names}, got a {config_class.__name__}")
     if not isinstance(policy, kinds):
         names = ", ".join(kind.__name__ for kind in kinds)
         raise UsageError(f"a stream goes on from one of {names}, got {type(policy).__name__}")
     if policy.horizon > 1:
         raise UsageError(
             f"a stream learns from single control steps, this policy decides {policy.horizon} at once: go on "
-            "from one with horizon 1"
+            "from one with horizon 1, such as another run's"
         )
+    for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
+        if not tensor.isfinite().all():
+            raise UsageError(f"{name} of the policy is not finite: go on from one that did not diverge")
     return policy
 
 
@@ -123,7 +129,8 @@ def stream_from_policy(
     Raises:
         UsageError: the policy is none of these or has no deviation to scale, its deviation is not above
             `std_floor` or has a floor of its own and another was asked for, its network is of another depth
-            than the critic's, or the configuration adds an input to it.
+            than the critic's, it is not finite, or the configuration adds an input to it or is of a learner
+            without a policy.
     """
     config = config or StreamACConfig()
     policy = check_policy(policy, type(config))

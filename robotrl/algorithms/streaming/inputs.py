@@ -9,11 +9,29 @@ import numpy.typing as npt
 
 from robotrl.algorithms.streaming.compiled import kernel
 from robotrl.algorithms.streaming.state import Transitions
+from robotrl.core import checks
 from robotrl.core.errors import UsageError
 
 LARGEST = 1e15
 """The adaptive rules square the TD error times a trace in float32, which ends at 3.4e38: this leaves 18,000
 for the trace."""
+
+_REMEDIES = {
+    "obs": "no episode has begun, give a sound observation",
+    "reward": "nothing was learned from this step, set valid to False for it",
+    "next_obs": "nothing was learned from this step, give the last sound one and set valid to False for it",
+    "final_obs": "nothing was learned from this step, set valid to False for it",
+}
+
+
+def require_whole(name: str, value: object, low: int) -> None:
+    """Refuse what is not a whole number of at least `low`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not checks.is_whole(value) or value < low:
+        raise UsageError(f"{name} must be a whole number of at least {low}, got {value!r}")
 
 
 def as_numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -74,3 +92,26 @@ def first_bad(batch: Transitions) -> tuple[int, int]:
             if ended and not abs(batch.final_obs[i, k]) <= LARGEST:
                 return 3, i
     return 0, 0
+
+
+def refuse_bad(batch: Transitions, obs_name: str) -> None:
+    """Refuse a step of which a number is not finite or beyond 1e15.
+
+    Args:
+        batch: of N streams.
+        obs_name: what its next_obs is called in errors.
+
+    Raises:
+        UsageError: there is one.
+    """
+    what, stream = first_bad(batch)
+    if not what:
+        return
+    name = ("", "reward", obs_name, "final_obs")[what]
+    row = np.atleast_1d((batch.valid, batch.reward, batch.next_obs, batch.final_obs)[what][stream])
+    k = np.argmin(np.abs(row) <= LARGEST)  # the first that is not
+    index = "" if name == "reward" else f"[{k}]"
+    raise UsageError(
+        f"stream {stream}: {name}{index} is {row[k]:g}, expected numbers within +-{LARGEST:.0e}; "
+        f"{_REMEDIES[name]}"
+    )

@@ -17,7 +17,7 @@ from robotrl.algorithms.streaming.config import StreamConfig
 from robotrl.algorithms.streaming.durations import Durations
 from robotrl.algorithms.streaming.episode import network_shape
 from robotrl.algorithms.streaming.heads import Head
-from robotrl.algorithms.streaming.inputs import LARGEST, fill, fill_flags, first_bad
+from robotrl.algorithms.streaming.inputs import as_numbers, fill, fill_flags, refuse_bad, require_whole
 from robotrl.algorithms.streaming.network import forward, layer_matrices, new_activations
 from robotrl.algorithms.streaming.normalization import normalize_frozen, reward_scale
 from robotrl.algorithms.streaming.rules.codes import rule_name
@@ -86,8 +86,13 @@ class StreamLearner(ABC):
         num_threads: int | None,
         dtype: npt.DTypeLike,
     ) -> None:
-        if min(obs_dim, num_streams, *(network.outputs for network in networks)) < 1:
-            raise UsageError(f"{type(self).__name__}: give at least one stream, observation and output")
+        require_whole("obs_dim", obs_dim, 1)
+        require_whole("num_streams", num_streams, 1)
+        require_whole("seed", seed, 0)
+        if num_threads is not None:
+            require_whole("num_threads", num_threads, 1)
+        for network in networks:
+            require_whole(f"number of outputs of the {network.name}", network.outputs, 1)
         if (number := np.dtype(dtype)) not in (np.float32, np.float64):
             raise UsageError(f"{type(self).__name__}: dtype is {number}, expected float32 or float64")
         self.config = config
@@ -147,7 +152,7 @@ class StreamLearner(ABC):
         Raises:
             UsageError: they are of another size, not finite or beyond 1e15; nothing has changed.
         """
-        self._take(0.0, False, False, obs, None, False)
+        self._take(0.0, False, False, "obs", obs, None, False)
         self._started = True
         self.durations = Durations(self.config.update_budget_s)
 
@@ -191,7 +196,9 @@ class StreamLearner(ABC):
         """
         start_s = time.perf_counter()
         self._require_start()
-        self._take(reward, terminated, truncated, next_obs, final_obs, True if valid is None else valid)
+        self._take(
+            reward, terminated, truncated, "next_obs", next_obs, final_obs, True if valid is None else valid
+        )
         self.durations.add(time.perf_counter() - start_s)
 
     def _require_start(self) -> None:
@@ -203,30 +210,23 @@ class StreamLearner(ABC):
         reward: npt.ArrayLike,
         terminated: npt.ArrayLike,
         truncated: npt.ArrayLike,
+        obs_name: str,
         next_obs: npt.ArrayLike,
         final_obs: npt.ArrayLike | None,
         valid: npt.ArrayLike,
     ) -> None:
-        """Check what a step brought, and advance all streams by it."""
+        """Check what a step brought, and advance all streams by it; errors call next_obs `obs_name`."""
         batch = self._batch
         fill("reward", batch.reward, reward, one_for_all=True)
         fill_flags("terminated", batch.terminated, terminated)
         fill_flags("truncated", batch.truncated, truncated)
         fill_flags("valid", batch.valid, valid)
-        fill("next_obs", batch.next_obs, next_obs)
+        fill(obs_name, batch.next_obs, next_obs)
         if final_obs is not None:
             fill("final_obs", batch.final_obs, final_obs)
         elif (batch.valid & (batch.terminated | batch.truncated)).any():
             raise UsageError("an episode ended: give final_obs, the observation before the reset")
-        what, stream = first_bad(batch)
-        if what:
-            name = ("", "reward", "next_obs", "final_obs")[what]
-            remedy = "give the last sound one and " if name == "next_obs" else ""
-            raise UsageError(
-                f"stream {stream}: {name} is {getattr(batch, name)[stream].tolist()}, expected numbers "
-                f"within +-{LARGEST:.0e}; nothing was learned from this step, {remedy}set valid "
-                "to False for it"
-            )
+        refuse_bad(batch, obs_name)
         self._run()
 
     def _run(self) -> None:
@@ -337,8 +337,12 @@ class StreamLearner(ABC):
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """Return copies of the arrays of `Streams`, by name, and the codes of the step-size rules."""
-        state = {name: array.copy() for name, array in self.streams._asdict().items()}
-        return state | {"random": state["random"].view(np.int64), "rule_codes": self._layout.rules.copy()}
+        return {name: array.copy() for name, array in self._arrays().items()}
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """View what is saved, in the types it is saved in."""
+        random = self.streams.random.view(np.int64)
+        return self.streams._asdict() | {"random": random, "rule_codes": self._layout.rules}
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Continue from `state_dict`, bit for bit where the hyperparameters are the same.
@@ -350,24 +354,24 @@ class StreamLearner(ABC):
             UsageError: an array does not fit this learner, or its networks learned by other rules; nothing
                 has changed.
         """
-        given = {name: np.asarray(state[name]) for name in self.streams._fields}
-        given["random"] = given["random"].view(np.uint64)
-        for name, array in self.streams._asdict().items():
+        mine = self._arrays()
+        state = {"rule_codes": self._layout.rules, **state}  # the first learners were saved without
+        given = {name: as_numbers(name, state[name]) for name in mine}
+        for name, array in mine.items():
             if given[name].shape != array.shape or given[name].dtype != array.dtype:
                 raise UsageError(
                     f"{name} of the saved learner is {given[name].dtype} {given[name].shape}, "
                     f"expected {array.dtype} {array.shape}"
                 )
-        # the first learners were saved without
-        codes = np.asarray(state.get("rule_codes", self._layout.rules))
-        for name, theirs, mine in zip(self.heads, codes.tolist(), self._layout.rules.tolist(), strict=True):
-            if theirs != mine:
+        codes = given["rule_codes"].tolist()
+        for name, theirs, ours in zip(self.heads, codes, self._layout.rules.tolist(), strict=True):
+            if theirs != ours:
                 raise UsageError(
                     f"the saved learner's {name} learned by rule {rule_name(theirs)}, this one's does by "
-                    f"{rule_name(mine)}: make the learner with the rule it was saved with"
+                    f"{rule_name(ours)}: make the learner with the rule it was saved with"
                 )
         if not self._started:
             self.start(np.zeros((self.num_streams, self.obs_dim)))
-        for name, array in self.streams._asdict().items():
+        for name, array in mine.items():
             array[:] = given[name]
         self.streams.rules[:, :, RATE] = self._hyper[:, NUM_HYPER_COLUMNS:]

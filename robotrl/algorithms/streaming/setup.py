@@ -12,6 +12,7 @@ import numpy.typing as npt
 from robotrl.algorithms.streaming.compiled import Doubles, Integers, random_state
 from robotrl.algorithms.streaming.config import Preset, StreamConfig, StreamQConfig
 from robotrl.algorithms.streaming.heads import Head
+from robotrl.algorithms.streaming.inputs import as_numbers
 from robotrl.algorithms.streaming.network import draw_parameters, new_activations
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.algorithms.streaming.state import (
@@ -132,7 +133,7 @@ def _values(config: StreamConfig, name: str, num_streams: int, sweep: Sweep) -> 
     if name not in sweep:
         value = getattr(config, name)
         return np.full(num_streams, np.inf if value is None else float(value))
-    values = np.asarray(sweep[name], np.float64)
+    values = as_numbers(f"sweep of {name}", sweep[name])
     if values.shape != (num_streams,):
         raise UsageError(
             f"sweep of {name} has shape {values.shape}, expected one value for each of {num_streams} streams"
@@ -142,7 +143,7 @@ def _values(config: StreamConfig, name: str, num_streams: int, sweep: Sweep) -> 
             dataclasses.replace(config, **{name: value})
         except ValueError as error:
             raise UsageError(f"stream {i}: {error}") from error
-    return values
+    return values.astype(np.float64)
 
 
 def make_layout(networks: Sequence[Network], in_dim: int) -> Layout:

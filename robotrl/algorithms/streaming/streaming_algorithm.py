@@ -75,13 +75,20 @@ class StreamingAlgorithm(Algorithm):
 
     policy: StreamPolicy
 
+    @classmethod
+    def make_policy(
+        cls, specs: Specs, base: Policy, config: StreamingOptions, rng: torch.Generator
+    ) -> Policy:
+        """Return the policy that is trained; with `init_from`, one that a stream can go on from."""
+        if config.init_from is not None:
+            check_policy(base, cls.learner_config_class)
+        return super().make_policy(specs, base, config, rng)
+
     def __init__(self, specs: Specs, policy: Policy, config: StreamingOptions, rng: torch.Generator) -> None:
         super().__init__(specs, policy, rng)
         self.config = config
         if config.init_from is None:
             self._check_fit()
-        else:
-            check_policy(policy, self.learner_config_class)
         self.critic: TrainedCritic | None = None
         self.stream = 0
         self.learner: PolicyLearner | None = None

@@ -99,11 +99,11 @@ def predict_series(
         raise UsageError(
             f"x has shape {series.shape} and cumulant {sums.shape}, expected (T, D) and (T,), T >= 1"
         )
-    for name, rows in (("x", series), ("cumulant", sums[:, None])):
-        bad = np.flatnonzero(~(np.abs(rows) <= LARGEST).all(axis=1))
-        if len(bad):
-            found = rows[bad[0]].tolist()
-            raise UsageError(f"{name}[{bad[0]}] is {found}, expected numbers within +-{LARGEST:.0e}")
+    for name, values in (("x", series), ("cumulant", sums)):
+        bad = np.argwhere(~(np.abs(values) <= LARGEST)).tolist()
+        if bad:
+            found = values[tuple(bad[0])]
+            raise UsageError(f"{name}{bad[0]} is {found:g}, expected numbers within +-{LARGEST:.0e}")
     config = config or StreamTDConfig()
     gammas = np.atleast_1d(config.gamma if gamma is None else gamma)
     learner = StreamTD(series.shape[1], len(gammas), config, seed, sweep={"gamma": gammas})

@@ -39,6 +39,8 @@ class Rule(enum.Enum):
         return "eta" if self is Rule.INTENTIONAL else "learning_rate"
 
 
+RATES = {rule.rate for rule in Rule}
+"""Names of the rules' hyperparameters."""
 _CODES = {
     Rule.OBGD: OBGD,
     Rule.ADAPTIVE_OBGD: ADAPTIVE_OBGD,
