@@ -10,7 +10,7 @@ class RunningNormalizer(nn.Module):
     """(x - mean) / sqrt(var + eps) with running statistics, cut at +-`clip`.
 
     Statistics are merged batch by batch in float64 (Chan, Golub & LeVeque 1983, pairwise update). Until the
-    first `update` it is the identity (apart from the cut). `eps` is that of the streams, which normalise alike.
+    first `update` it is the identity (apart from the cut). Streams add the same `eps` to the variance.
     """
 
     mean: Tensor
