@@ -113,7 +113,7 @@ class OffPolicyConfig(ReplayConfig):
     """Observation groups of the critics; add "privileged" for asymmetric critics."""
     compile: bool = False
     """Whether updates are compiled by torch.compile (see `compiled.py`); needs a C++ compiler. It takes
-    minutes at the start and makes SAC, TD3 and RLPD a tenth faster on one CPU core. A run that is
+    minutes at the start and makes EXPO and RLPD a quarter to a third faster on one CPU core. A run that is
     resumed is then as good as one that was not interrupted, but not the same to the bit."""
 
     def __post_init__(self) -> None:
