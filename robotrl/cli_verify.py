@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,23 +15,30 @@ from robotrl.terminal import command_parser, print_table
 if TYPE_CHECKING:
     from robotrl.export.verify import Check
 
-_EPISODES = 20
+_EPISODES, _POINTS = 20, 5
 
 
 def verify(words: Sequence[str]) -> None:
     """Check a bundle and print what was found."""
     args = _parser().parse_args(words)
     measures = args.sim is not None or args.sweep is not None or args.episodes is not None
-    if args.out is not None and not measures:
-        raise UsageError(
-            "--out is the folder for what --sim, --episodes and --sweep measure: give one of them"
-        )
+    for name, value in (("--out", args.out), ("--seed", args.seed)):
+        if value is not None and not measures:
+            raise UsageError(f"{name} is for what --sim, --episodes and --sweep measure: give one of them")
+    for name, value in (("--sim", args.sim), ("--sweep", args.sweep)):
+        if value == "":
+            raise UsageError(f"{name} is empty: see `robotrl verify --help`")
+    if args.points is not None and args.sweep is None:
+        raise UsageError("--points is how many values --sweep tries: give it")
     if args.out is not None:
         from robotrl.training.robustness import refuse_existing
 
         refuse_existing(args.out)  # before anything is measured
-    if args.require_delay_margin is not None and "delay" not in (args.sweep or ""):
-        raise UsageError("--require-delay-margin needs --sweep delay=LOW..HIGH")
+    if args.require_delay_margin is not None:
+        if "delay" not in (args.sweep or ""):
+            raise UsageError("--require-delay-margin needs --sweep delay=LOW..HIGH")
+        if not 0.0 < args.require_delay_margin < math.inf:
+            raise UsageError(f"--require-delay-margin must be above 0 s, got {args.require_delay_margin}")
     from robotrl.export.verify import verify_bundle
     from robotrl.training.exporting import training_policy
 
@@ -85,8 +93,8 @@ robustness.png. Exit code 1 if a check fails.""",
         help="comma-separated: delay (added to that of every actuator, s or ms), friction, mass, noise "
         "(factors; noise is that of the task's observations)",
     )
-    parser.add_argument("--points", metavar="N", type=int, default=5, help="values of a sweep (default 5)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of fresh episodes (default 0)")
+    parser.add_argument("--points", metavar="N", type=int, help=f"values of a sweep (default {_POINTS})")
+    parser.add_argument("--seed", type=int, help="seed of fresh episodes (default 0)")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where results go (default: into the bundle)")
     parser.add_argument(
         "--require-delay-margin",
@@ -102,10 +110,11 @@ def _measure(args: argparse.Namespace) -> list[Check]:
     from robotrl.training.robustness import checks, measure, save
     from robotrl.training.sweeps import parse_sweeps
 
-    sweeps = parse_sweeps(args.sweep, args.points) if args.sweep else []
+    sweeps = parse_sweeps(args.sweep, _POINTS if args.points is None else args.points) if args.sweep else []
     sims = [name.strip() for name in (args.sim or "cpu").split(",")]
     episodes = _EPISODES if args.episodes is None else args.episodes
-    result = measure(args.bundle, sims, sweeps, episodes, args.seed, _tell)
+    seed = 0 if args.seed is None else args.seed
+    result = measure(args.bundle, sims, sweeps, episodes, seed, _tell)
     for path in save(result, args.bundle, args.out):
         _tell(f"wrote {path}")
     return checks(result, args.require_delay_margin)

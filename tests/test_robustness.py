@@ -174,6 +174,10 @@ def test_on_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     for more, message in (
         (["--out", "x"], "--out is the folder for what --sim, --episodes and --sweep measure"),
+        (["--seed", "5"], "--seed is for what --sim, --episodes and --sweep measure"),
+        (["--points", "3", "--episodes", "2"], "--points is how many values --sweep tries"),
+        (["--sweep", ""], "--sweep is empty"),
+        (["--sweep", "delay=0..40ms", "--require-delay-margin", "nan"], "must be above 0 s, got nan"),
         (["--require-delay-margin", "1"], "--require-delay-margin needs --sweep delay"),
         (["--sweep", "noise=0..2"], "no observation noise that could be scaled"),
     ):

@@ -309,6 +309,11 @@ def test_resume_refuses_what_is_not_a_run(tmp_path):
     (run.path / "checkpoints" / "step_000000000128.safetensors").write_bytes(b"not a checkpoint at all")
     with pytest.raises(RobotrlError, match="is damaged"):
         resume(run.path)
+    (run.path / "checkpoints" / "step_000000000064.safetensors").write_bytes(b"an older one")
+    with pytest.raises(
+        RobotrlError, match=r"128.safetensors is damaged.*; move it away to go on from step_0+64"
+    ):
+        resume(run.path)
     checkpoint.save(run.path / "checkpoints" / "step_000000000128.safetensors", {"algorithm": {"policy": {}}})
     with pytest.raises(RobotrlError, match="does not fit"):
         load_policy_and_config(run.path)

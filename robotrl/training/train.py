@@ -101,7 +101,12 @@ def resume(path: Path, *, show_progress: bool = True) -> Path:
 def _resume(run: RunFolder, show_progress: bool) -> Path:
     run.remove_stale_files()
     config = run.config()
-    state = checkpoint.load(run.latest_checkpoint())
+    try:
+        state = checkpoint.load(run.latest_checkpoint())
+    except RobotrlError as error:
+        older = run.checkpoints()[:-1]
+        hint = f"; move it away to go on from {older[-1].name}" if older else ""
+        raise RobotrlError(f"{error}{hint}") from error
     loop = make_loop(config, resumed=True)
     check_same_data(run, config, loop)
     try:

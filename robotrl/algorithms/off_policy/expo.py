@@ -111,6 +111,8 @@ class EXPOConfig(OffPolicyConfig):
         checks.at_least(self, 0, "num_edits")
         checks.above(self, 0, "initial_alpha")
         checks.finite(self, "target_entropy_per_action")
+        if self.edit is EditKind.JITTER and not self.num_edits:
+            raise ValueError("num_edits must be at least 1 with edit=jitter, got 0")
         if self.num_edits > self.num_samples:
             raise ValueError(f"num_edits {self.num_edits} is above num_samples {self.num_samples}")
         if self.edit_hidden is not None:
