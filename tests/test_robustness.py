@@ -173,7 +173,7 @@ def test_on_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.Captu
     assert [file.read_bytes() for file in sorted(other.iterdir())] == before
     capsys.readouterr()
     for more, message in (
-        (["--out", "x"], "--out is the folder for what --sim, --episodes and --sweep measure"),
+        (["--out", "x"], "--out is for what --sim, --episodes and --sweep measure"),
         (["--seed", "5"], "--seed is for what --sim, --episodes and --sweep measure"),
         (["--points", "3", "--episodes", "2"], "--points is how many values --sweep tries"),
         (["--sweep", ""], "--sweep is empty"),

@@ -178,6 +178,22 @@ def test_what_sb3_has_not_is_refused(overrides: list[str], message: str) -> None
         sb3_loop("sb3_ppo", *overrides)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "total_steps", "message"),
+    [
+        ("sb3_ppo", 0, "set total_steps above 0, got 0"),
+        ("sb3_sac", 100, "learning_starts=100 is not below total_steps=100"),
+    ],
+)
+def test_a_training_that_would_learn_nothing_is_refused(
+    algorithm: str, total_steps: int, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        sb3_loop(
+            algorithm, f"total_steps={total_steps}", *["algorithm.learning_starts=100"] * (total_steps > 0)
+        )
+
+
 def test_missing_sb3_is_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['stable_baselines3'] = None\n"

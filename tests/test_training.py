@@ -367,8 +367,6 @@ def test_every_shipped_task_can_be_exported_or_is_refused_early(task):
         ("sac", ["total_steps=516", "algorithm.learning_starts=513"], "nothing would be learned from"),
         ("sac", ["algorithm.replay_ratio=1e-9"], "nothing would be learned from"),
         ("sac", ["algorithm.policy_delay=1000000"], "updates are below algorithm.policy_delay=1000000"),
-        ("sb3_ppo", ["total_steps=0"], "set total_steps above 0, got 0"),
-        ("sb3_sac", ["total_steps=0"], "set total_steps above 0, got 0"),
     ],
 )
 def test_a_training_that_would_learn_nothing_is_refused(algorithm, more, message, tmp_path):
