@@ -75,7 +75,7 @@ TINY = ["task=pendulum_swingup", "task.episode_length_s=0.5", "eval_episodes=2",
 LEARNER = ["num_envs=4", "algorithm.hidden=[8]", "policy.hidden=[8]", "algorithm.batch_size=8"]
 LEARNER += ["algorithm.learning_starts=1", "algorithm.replay_ratio=0.05", "total_steps=200"]
 METHODS = {
-    "rlpd": ["policy=squashed_gaussian"],
+    "rlpd": ["policy=squashed_gaussian", "algorithm.policy_delay=2"],
     "td3": ["policy=deterministic"],
     "expo": ["policy=gaussian", "algorithm.num_samples=3", "algorithm.num_edits=2"],
     "qc": ["policy=squashed_gaussian", "algorithm.num_samples=3"],
