@@ -51,7 +51,14 @@ class RolloutBuffer:
         self._t = 0
 
     def add(self, obs: Obs, action: Tensor, log_prob: Tensor, step: Step) -> None:
-        """Store one step: what was acted on, the draw, and what the environments answered."""
+        """Store one control step.
+
+        Args:
+            obs: group -> (N, D), what was acted on.
+            action: (N, A), as drawn from the policy's distribution, not cut.
+            log_prob: (N,), of the draw.
+            step: what the environments answered.
+        """
         t = self._t
         for group, values in obs.items():
             self.obs[group][t] = values

@@ -77,15 +77,15 @@ class Sim(Protocol):
         ...
 
     def forward(self, ids: Tensor | None = None) -> None:
-        """Recompute derived fields from the state."""
+        """Recompute derived fields from the state, in simulations `ids`, (n,) int64; None for all."""
         ...
 
     def reset(self, ids: Tensor | None = None) -> None:
-        """Put the state back to the model's defaults, without recomputing derived fields."""
+        """Put the state of `ids`, (n,) or all, to the model's defaults; derived fields stay as they are."""
         ...
 
     def refresh_constants(self, ids: Tensor | None = None) -> None:
-        """Recompute model constants after writes to `param` fields that feed them."""
+        """Recompute the constants of `ids`, (n,) or all, after writes to `param` fields that feed them."""
         ...
 
     def failed(self) -> Tensor | None:

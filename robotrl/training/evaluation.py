@@ -201,6 +201,10 @@ def evaluate_run(
 
     Returns:
         The summary, with the path of the per-episode CSV under "csv" and of the video under "video".
+
+    Raises:
+        UsageError: there is no such run, or episodes, seed or grid are none.
+        RobotrlError: its checkpoint is damaged, or nothing can be drawn here.
     """
     from robotrl.training.restore import load_policy_and_config
 

@@ -128,6 +128,10 @@ def make_loop(config: TrainConfig, resumed: bool = False) -> Loop:
     Args:
         config: of the run.
         resumed: leave out what a run goes on from: all of that is in its checkpoint.
+
+    Raises:
+        UsageError: algorithm, policy, task and data do not fit each other, or nothing would be learned.
+        RobotrlError: a model, a dataset or another library does not work here.
     """
     loop_class = LOOPS[config.algorithm_class.loop]
     cpus = len(os.sched_getaffinity(0))

@@ -242,7 +242,18 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def write_mp4(path: Path, pictures: Iterator[np.ndarray], width: int, height: int, fps: float) -> None:
-    """Encode beside `path`, check that every picture is in the file, then rename."""
+    """Encode beside `path`, check that every picture is in the file, then rename.
+
+    Args:
+        path: of the video; one that is there is replaced.
+        pictures: (height, width, 3) uint8.
+        width: of a picture.
+        height: of a picture.
+        fps: pictures per second.
+
+    Raises:
+        RobotrlError: it cannot be written; nothing is left behind.
+    """
     part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
     writer: Generator[None, bytes, None] = imageio_ffmpeg.write_frames(
         str(part),

@@ -102,7 +102,11 @@ class FQL(OffPolicyAlgorithm):
     def make_policy(
         cls, specs: Specs, base: Policy, config: FQLConfig, rng: torch.Generator
     ) -> DistilledPolicy:
-        """Put a one-step policy beside the flow policy."""
+        """Put a one-step policy beside the flow policy.
+
+        Raises:
+            UsageError: `base` is no flow policy.
+        """
         if not isinstance(base, FlowPolicy):
             raise UsageError(
                 f"FQL distils policy=flow, got {type(base).__name__}: leave policy= out, or choose another "

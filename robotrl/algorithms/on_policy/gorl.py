@@ -88,7 +88,11 @@ class GoRL(PPO):
     def make_policy(
         cls, specs: Specs, base: Policy, config: GoRLConfig, rng: torch.Generator
     ) -> LatentPolicy:
-        """Put a decoder behind the policy, which becomes the encoder."""
+        """Put a decoder behind the policy, which becomes the encoder.
+
+        Raises:
+            UsageError: it is no Gaussian over single control steps, or a squashed one.
+        """
         if not isinstance(base, StochasticPolicy) or not isinstance(
             base.head(torch.zeros(1, base.obs_dim)), DiagonalGaussian
         ):

@@ -71,7 +71,13 @@ class Link:
         self._send(Word.READING, numbers.tobytes())
 
     def send_rows(self, word: Word, rows: np.ndarray, state: int = 0) -> None:
-        """Pass a command, or what to send when there is none."""
+        """Pass a command, or what to send when there is none.
+
+        Args:
+            word: which of them.
+            rows: (drives, 5), a row per drive as `robots.robot.Command` has it.
+            state: of the state machine.
+        """
         self._send(word, np.concatenate([[float(state)], rows.reshape(-1)]).tobytes())
 
     def send_word(self, word: Word) -> None:
