@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from true_actuator import CONTROL_DT_S, DT_S, XML, drive_hip, targets, write_log
 
 from robotrl.cli import main
 from robotrl.compose import compose
@@ -30,66 +31,6 @@ from robotrl.tasks.realism import Realism
 from robotrl.tasks.task import Task
 from robotrl.training.actuator_log import COLUMNS, read_log
 from robotrl.training.actuator_network import ActuatorFit, train_actuator_network
-
-DT_S, CONTROL_DT_S = 0.002, 0.02
-XML = f"""
-<mujoco>
-  <option timestep="{DT_S}"/>
-  <default><joint axis="0 1 0" range="-90 90" damping="0.05" armature="0.01"/></default>
-  <worldbody>
-    <body>
-      <joint name="hip"/><geom type="capsule" size="0.03" fromto="0 0 0 0 0 -0.3" mass="0.8"/>
-    </body>
-    <body pos="2 0 0">
-      <joint name="knee"/><geom type="capsule" size="0.03" fromto="0 0 0 0 0 -0.2" mass="0.5"/>
-    </body>
-    <body pos="4 0 0"><joint name="ball" type="ball" range="0 1"/><geom size="0.1"/></body>
-  </worldbody>
-  <actuator>
-    <motor name="hip" joint="hip" gear="7" ctrllimited="true" ctrlrange="-1 1"/>
-    <motor name="knee" joint="knee" ctrllimited="true" ctrlrange="-1 1"/>
-  </actuator>
-</mujoco>
-"""
-
-
-class TrueActuator:
-    """A PD law on a command that comes 6 ms late, saturating at 10 N m, with a lag of 8 ms."""
-
-    def __init__(self) -> None:
-        self.commands = [0.0] * 4
-        self.torque = 0.0
-
-    def step(self, command: float, position: float, velocity: float) -> float:
-        self.commands = [*self.commands[1:], command]
-        wanted = 10.0 * math.tanh((30.0 * (self.commands[0] - position) - 0.8 * velocity) / 10.0)
-        self.torque += (1.0 - math.exp(-DT_S / 0.008)) * (wanted - self.torque)
-        return self.torque
-
-
-def targets(seed: int, count: int) -> np.ndarray:
-    """A random walk of commands for the hip, one per control step."""
-    rng, walk = np.random.default_rng(seed), [0.0]
-    while len(walk) < count:
-        walk.append(float(np.clip(walk[-1] + 0.35 * rng.normal(), -1.2, 1.2)))
-    return np.array(walk)
-
-
-def drive_hip(commands: np.ndarray) -> np.ndarray:
-    """(T, 5) time, command, position, velocity, torque of the hip under its true actuator."""
-    model = mujoco.MjModel.from_xml_string(XML)
-    data, actuator, rows = mujoco.MjData(model), TrueActuator(), []
-    for command in np.repeat(commands, round(CONTROL_DT_S / DT_S)):
-        torque = actuator.step(command, data.qpos[0], data.qvel[0])
-        rows.append((data.time, command, data.qpos[0], data.qvel[0], torque))
-        data.qfrc_applied[0] = torque
-        mujoco.mj_step(model, data)
-    return np.array(rows)
-
-
-def write_log(path: Path, rows: np.ndarray, header: str = ",".join(COLUMNS)) -> Path:
-    np.savetxt(path, rows, delimiter=",", header=header, comments="")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -383,65 +324,6 @@ def test_configuration_and_command_line(
         UsageError, match=r"lag 0\.004 s is no whole multiple of the physics step of 0\.0025 s"
     ):
         VecEnv(resolved.task, 1)
-
-
-GOOD = [[f"{0.002 * i:.3f}", "0.1", f"{math.sin(i)}", f"{math.cos(i)}", f"{i % 7}"] for i in range(200)]
-
-
-def damaged(row: int, column: int, value: str) -> list[list[str]]:
-    rows = [list(cells) for cells in GOOD]
-    rows[row][column] = value
-    return rows
-
-
-@pytest.mark.parametrize(
-    ("header", "rows", "options", "message"),
-    [
-        (
-            "time_s,command_rad,position_rad,velocity_rad_s,torqe_nm",
-            GOOD,
-            "",
-            "no column 'torque_nm' (is it 'to",
-        ),
-        ("", [], "", "no column 'time_s'"),
-        ("time_s,time_s", GOOD, "", "two columns 'time_s'"),
-        (None, damaged(40, 3, "nan"), "", "row 42: velocity_rad_s must be a finite number, got 'nan'"),
-        (None, damaged(5, 4, "1,5"), "", "row 7: 6 cells, the header has 5"),
-        (None, damaged(5, 4, "high"), "", "row 7: torque_nm must be a finite number, got 'high'"),
-        (None, GOOD[:80] + GOOD[81:], "", "row 82: 0.004 s after the row before it"),
-        (None, GOOD[::-1], "", "time_s must rise"),
-        (None, GOOD[:1], "", "1 rows of numbers, it needs at least 2"),
-        (None, GOOD[:109], "", "has 109 rows, it needs at least 110"),
-        (None, [[*cells[:4], "0.3"] for cells in GOOD], "", "the torque never changes"),
-        (
-            None,
-            [[*cells[:2], "0.3", *cells[3:]] for cells in GOOD],
-            "",
-            "the position error or velocity never",
-        ),
-        (None, GOOD, "--lags-s 0,0.003", "lag 0.003 s is no whole multiple of the time step of log"),
-        (None, GOOD, "--lags-s 0.01,0.02", "lags must begin with 0 and rise"),
-        (None, GOOD, "--lags-s 0,ten", "--lags-s: expected numbers such as 0,0.01,0.02, got '0,ten'"),
-        (None, GOOD, "--updates 0", "the number of updates must be at least 1"),
-        (None, GOOD, "--out nowhere/x", "folder nowhere of x does not exist"),
-    ],
-)
-def test_bad_logs_get_one_clear_line(
-    header: str | None,
-    rows: list[list[str]],
-    options: str,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    lines = [",".join(COLUMNS) if header is None else header, *(",".join(cells) for cells in rows)]
-    Path("log.csv").write_text("\n".join(lines) + "\n")
-    assert main(["actuator-net", "log.csv", "--out", "net.safetensors", *options.split()]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert message in line
-    assert [file.name for file in tmp_path.iterdir()] == ["log.csv"]
 
 
 def test_bad_files_get_one_clear_line(saved: Callable[[ActuatorNetwork], Path], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import mujoco
@@ -24,7 +23,6 @@ from torch import Tensor
 
 from robotrl.core.errors import UsageError
 from robotrl.core.paths import CONFIGS
-from robotrl.envs.dm_control_compat import load_suite
 from robotrl.envs.vec_env import VecEnv
 from robotrl.sim.batch_sim import BatchSim
 from robotrl.tasks.control_suite import dog
@@ -63,17 +61,6 @@ KINDS = (
     "dog_walk",
     "dog_fetch",
 )
-
-
-@pytest.fixture(autouse=True)
-def no_screen() -> Iterator[None]:
-    """dm_control's escape would open a window to show its terrain."""
-    load_suite()
-    from dm_control.suite import quadruped
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quadruped.Physics, "contexts", None)
-        yield
 
 
 @pytest.mark.parametrize("name", TASKS)
