@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench_common import provenance, write_json
 
-from robotrl.cli_deploy import network_of, robot_address
+from robotrl.cli.deploy import network_of, robot_address
 from robotrl.core.errors import UsageError
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.runtime.decide import check_recordings, execution

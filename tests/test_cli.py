@@ -217,7 +217,8 @@ def test_verify_looks_at_the_bundle_before_its_run(run: Path, capsys: pytest.Cap
 
 def test_a_narrow_terminal_cuts_nothing_off(tmp_path: Path) -> None:
     path = tmp_path / "evaluation" / "episodes.csv"
-    table = f"from robotrl.cli import _table; _table(['evaluation', 'run'], [('per episode', '{path}')])"
+    rows = f"['evaluation', 'run'], [('per episode', '{path}')]"
+    table = f"from robotrl.cli.terminal import print_table; print_table({rows})"
     command = f'COLUMNS=60 {sys.executable} -c "{table}"'
     done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True)
     cells = [line.split("│")[2].strip() for line in done.stdout.splitlines() if line.count("│") == 3]

@@ -21,7 +21,7 @@ from bundles import make_policy
 from runtime_common import free_port, udp_server
 
 from robotrl.cli import main
-from robotrl.cli_deploy import Screen
+from robotrl.cli.deploy import Screen
 from robotrl.core.errors import RobotrlError
 from robotrl.deploy.bundle import Bundle
 from robotrl.deploy.runtime.binding import bind

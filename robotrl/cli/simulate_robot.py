@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from robotrl.cli.terminal import command_parser, read_key
 from robotrl.core.errors import UsageError
-from robotrl.terminal import command_parser, read_key
 
 
 def simulate_robot(words: Sequence[str]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robotrl.cli.terminal import command_parser, print_table
 from robotrl.core.errors import UsageError
-from robotrl.terminal import command_parser, print_table
 
 
 def collect(words: Sequence[str]) -> None:

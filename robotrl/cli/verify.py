@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robotrl.cli.terminal import command_parser, print_table
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.terminal import command_parser, print_table
 
 if TYPE_CHECKING:
     from robotrl.export.verify import Check

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from robotrl.terminal import command_parser, print_table
+from robotrl.cli.terminal import command_parser, print_table
 
 
 def sysid(words: Sequence[str]) -> None:

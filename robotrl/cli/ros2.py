@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from robotrl.terminal import command_parser, print_table
+from robotrl.cli.terminal import command_parser, print_table
 
 
 def ros2(words: Sequence[str]) -> None:

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from robotrl.cli.terminal import command_parser, print_table, read_key
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.terminal import command_parser, print_table, read_key
 
 if TYPE_CHECKING:
     from robotrl.deploy.bundle import Bundle

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from robotrl.cli.terminal import command_parser, print_table
 from robotrl.core.errors import UsageError
-from robotrl.terminal import command_parser, print_table
 
 
 def actuator_net(words: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from robotrl.terminal import command_parser
+from robotrl.cli.terminal import command_parser
 
 
 def export(words: Sequence[str]) -> None:

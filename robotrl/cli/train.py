@@ -1,0 +1,105 @@
+"""The command `robotrl train`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from robotrl.cli.evaluate import score
+from robotrl.cli.terminal import command_parser, print_table
+from robotrl.core.errors import UsageError
+
+_SUMMARY = """\
+Train a policy, evaluate it on fresh episodes, export it and verify the export. Everything is written
+into a new folder below runs/; nothing that exists is overwritten. Ctrl-C stops with a checkpoint.
+
+What to train is said by key=value words; later ones win:
+  recipe=NAME                  a proven combination (robotrl list recipes)
+  task=NAME algorithm=NAME     or your own (robotrl list tasks, robotrl list algorithms)
+  task=gymnasium:Pendulum-v1   an environment of another library (robotrl list tasks)
+  policy=NAME                  in place of the algorithm's default policy
+  data=PATH                    to learn from before or besides experience: a folder of `robotrl collect` or
+                               Minari, a D4RL or OGBench file; data=[A,B] takes several
+  algorithm.init_from=RUN      go on from the policy of a run
+  task._target_=package.module.Class   a task of yours, importable from the current folder
+  seed=3 total_steps=2e6 num_envs=256  options of the run (all of them: --cfg)
+  algorithm.gamma=0.98 task.move_speed_m_s=2   options of its parts"""
+_EXAMPLES = """\
+train recipe=quickstart
+train task=walker_walk algorithm=ppo total_steps=5e6
+train recipe=quickstart seed=0,1,2 --multirun
+train task=planar_push algorithm=expo policy=flow data=datasets/planar_push/expert-v0
+train task=walker_walk algorithm=sac --cfg
+train --resume runs/NAME"""
+
+
+def train(words: Sequence[str]) -> None:
+    """Train what is said, or go on with a run, and print what was reached."""
+    parser = command_parser("train", _SUMMARY, _EXAMPLES)
+    parser.add_argument("words", nargs="*", metavar="key=value", help="what to train, see above")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="train every combination of key=a,b,c values"
+    )
+    parser.add_argument(
+        "--cfg", action="store_true", help="print the resolved configuration as YAML and exit"
+    )
+    parser.add_argument(
+        "--resume", metavar="RUN", type=Path, help="continue an interrupted run from its checkpoint"
+    )
+    args = parser.parse_intermixed_args(words)
+    if args.resume is not None:
+        if args.words or args.multirun or args.cfg:
+            raise UsageError("--resume continues a run with its own configuration: give nothing else")
+        from robotrl.training.train import resume
+
+        _summarize([resume(args.resume)])
+        return
+    from robotrl.compose import compose, split_sweep
+
+    # every job is checked before the first one starts
+    configs = [compose(job) for job in (split_sweep(args.words) if args.multirun else [args.words])]
+    if args.cfg:
+        from robotrl.core.config import to_yaml
+
+        print("---\n".join(to_yaml(config) for config in configs), end="")
+        return
+    from robotrl.training.train import inherited
+    from robotrl.training.train import train as run_training
+
+    for config in configs:
+        inherited(config)
+    runs: list[Path] = []
+    try:
+        for config in configs:
+            runs.append(run_training(config))
+    finally:  # what was trained before another job failed is of use all the same
+        if runs:
+            _summarize(runs)
+
+
+def _summarize(runs: Sequence[Path]) -> None:
+    from robotrl.training.run_folder import RunFolder
+
+    rows = []
+    for run in map(RunFolder, runs):
+        config = run.config()
+        scores = json.loads((run.evaluation / "summary.json").read_text())
+        target = "-"
+        if config.target_return is not None:
+            reached = scores["mean"] is not None and scores["mean"] >= config.target_return
+            target = f"{config.target_return:g} {'reached' if reached else 'NOT reached'}"
+        rows.append(
+            (
+                config.task_name,
+                config.algorithm_class.__name__,
+                str(config.seed),
+                f"{scores['env_steps']:,}",
+                *score(scores),
+                target,
+                "verified" if config.export else "-",
+            )
+        )
+    print_table(["task", "algorithm", "seed", "steps", "return", "95 % interval", "target", "bundle"], rows)
+    for path in runs:
+        print(f"run folder: {path}  (report: {path / 'report.html'})")
