@@ -69,6 +69,7 @@ class ToyAlgorithm:
     config_class: ClassVar[type] = ToyConfig
     default_policy: ClassVar[type] = ToyPolicy
     default_num_envs: ClassVar[int] = 16
+    default_total_steps: ClassVar[int] = 500
 
 
 @dataclass
@@ -103,11 +104,13 @@ def test_later_sources_win(toy_configs: Path) -> None:
     assert (config.task_name, config.recipe, config.total_steps, config.seed) == ("toy", "toy", 3, 0)
 
 
-def test_algorithm_supplies_policy_and_number_of_environments(toy_configs: Path) -> None:
+def test_algorithm_supplies_policy_environments_and_steps(toy_configs: Path) -> None:
     config = compose(["recipe=toy", "policy.width=7"])
     assert (config.policy_class, config.policy) == (ToyPolicy, ToyPolicyConfig(width=7))
     assert config.num_envs == 16
     assert compose(["recipe=toy", "num_envs=3"]).num_envs == 3
+    assert compose(["task=toy", "algorithm=toy"]).total_steps == 500
+    assert compose(["recipe=toy", "total_steps=0"]).total_steps == 0
 
 
 def test_keys_that_no_yaml_mentions_can_be_set(toy_configs: Path) -> None:
@@ -155,11 +158,11 @@ def test_sweep_expands_every_combination(toy_configs: Path) -> None:
         ("learning_rate=1", "unknown key 'learning_rate' (did you mean 'algorithm.learning_rate'?)"),
         ("totl_steps=1", "unknown key 'totl_steps' (did you mean 'total_steps'?)"),
         ("tsk=toy", "unknown key 'tsk' (did you mean 'task'?)"),
-        ("total_steps=abc", "total_steps: expected int, got 'abc'"),
-        ("total_steps=1.5", "total_steps: expected int, got 1.5"),
-        ("total_steps=true", "total_steps: expected int, got True"),
-        ("total_steps=[1]", "total_steps: expected int, got [1]"),
-        ("total_steps=null", "total_steps: expected int, got None"),
+        ("total_steps=abc", "total_steps: expected int or null, got 'abc'"),
+        ("total_steps=1.5", "total_steps: expected int or null, got 1.5"),
+        ("total_steps=true", "total_steps: expected int or null, got True"),
+        ("total_steps=[1]", "total_steps: expected int or null, got [1]"),
+        ("eval_every=null", "eval_every: expected int, got None"),
         ("algorithm.hidden=64", "algorithm.hidden: expected list[int], got 64"),
         ("algorithm.hidden=[a]", "algorithm.hidden: expected list[int], got ['a']"),
         ("algorithm.limit=x", "algorithm.limit: expected int | None, got 'x'"),

@@ -21,6 +21,7 @@ class Algorithm(ABC):
         loop: which training loop feeds it: "on_policy" or "off_policy".
         default_policy: policy class used when the user names none.
         default_num_envs: simulations used when the user gives no number.
+        default_total_steps: environment steps taken when the user gives no number.
         requires: capabilities that the user's policy must have.
         learns_chunks: whether that policy may decide for several control steps at a time.
         policy: the policy being trained, as `make_policy` returns it.
@@ -30,6 +31,7 @@ class Algorithm(ABC):
     loop: ClassVar[str]
     default_policy: ClassVar[type[Policy]]
     default_num_envs: ClassVar[int]
+    default_total_steps: ClassVar[int] = 1_000_000
     requires: ClassVar[tuple[type, ...]] = ()
     learns_chunks: ClassVar[bool] = False
 

@@ -71,9 +71,9 @@ class RunOptions:
     """Of every random draw of the run, at least 0 and below 2^30."""
     num_envs: int | None = None
     """Simulations stepped together, at least 1; null for the algorithm's default, at most the task's."""
-    total_steps: int = 1_000_000
-    """Length of the training, environment steps over all simulations, at least 0; 0 where a method learns
-    from `data` alone."""
+    total_steps: int | None = None
+    """Length of the training, environment steps over all simulations, at least 0; 0 to learn from `data` alone.
+    Null for 1,000,000, or 0 of a method that takes none."""
     data: list[str] | None = None
     """Dataset that a method learns from beside its own experience: a Minari folder, an HDF5 file of D4RL's
     layout or an npz file of OGBench's; or several, [A, B], whose episodes are joined; null for none."""
@@ -157,6 +157,8 @@ class TrainConfig(RunOptions, PolicyConfig):
 
     num_envs: int
     """Simulations stepped together, at least 1."""
+    total_steps: int
+    """Length of the training, environment steps over all simulations, at least 0."""
     task: Any
     """Task instance."""
 
@@ -188,6 +190,8 @@ def resolve(composed: DictConfig) -> TrainConfig:
         # copies of a single environment take memory and time that simulations of a batch do not
         most = getattr(task_class, "max_default_num_envs", algorithm_class.default_num_envs)
         options["num_envs"] = min(algorithm_class.default_num_envs, most)
+    if options["total_steps"] is None:
+        options["total_steps"] = algorithm_class.default_total_steps
     return TrainConfig(task=fill(task_schema, task_options, "task"), **vars(learned), **options)
 
 

@@ -23,7 +23,7 @@ from robotrl.policies.policy import HasBcLoss, Policy
 
 @dataclass
 class BCConfig(ReplayConfig):
-    """Hyperparameters of behaviour cloning; it takes no environment steps (`total_steps=0`)."""
+    """Hyperparameters of behaviour cloning; it takes no environment steps."""
 
     offline_updates: int = 20_000
     """Updates on `data` before the first environment step; >= 0."""
@@ -36,6 +36,7 @@ class BC(ReplayLearner):
     default_policy: ClassVar[type[Policy]] = FlowPolicy
     requires: ClassVar[tuple[type, ...]] = (HasBcLoss,)
     learns_online: ClassVar[bool] = False
+    default_total_steps: ClassVar[int] = 0
 
     def __init__(self, specs: Specs, policy: Policy, config: BCConfig, rng: torch.Generator) -> None:
         super().__init__(specs, policy, config, rng)
