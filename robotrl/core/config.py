@@ -72,8 +72,8 @@ class RunOptions:
     num_envs: int | None = None
     """Simulations stepped together, at least 1; null for the algorithm's default, at most the task's."""
     total_steps: int | None = None
-    """Length of the training, environment steps over all simulations, at least 0; 0 to learn from `data` alone.
-    Null for 1,000,000, or 0 of a method that takes none."""
+    """Length of the training, environment steps over all simulations, at least 0; 0 to learn from `data`
+    alone. Null for 1,000,000, or 0 of a method that takes none."""
     data: list[str] | None = None
     """Dataset that a method learns from beside its own experience: a Minari folder, an HDF5 file of D4RL's
     layout or an npz file of OGBench's; or several, [A, B], whose episodes are joined; null for none."""
