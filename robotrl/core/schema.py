@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import importlib
 import importlib.util
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -186,7 +187,11 @@ def unknown_key(full_name: str, key: str, known: list[str]) -> UsageError:
 
 
 def _describe(hint: Any) -> str:
-    """Name a type the way a user thinks of it."""
+    """Name a type the way a user writes it."""
+    if hint is types.NoneType:
+        return "null"
+    if isinstance(hint, types.UnionType):
+        return " or ".join(map(_describe, get_args(hint)))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return f"one of {', '.join(_spelled(member) for member in hint)}"
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
