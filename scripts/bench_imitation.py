@@ -129,20 +129,21 @@ def mean_of_known(values: list[float | None]) -> float | None:
 
 
 def draw(rows: list[dict[str, Any]], pieces: list[dict[str, Any]], path: Path) -> None:
-    """Draw the success of every seed, and the means of the longest trainings."""
+    """Draw the success of every seed, and the mean, of each method's longest training."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    updates = max(row["updates"] for row in rows)
-    longest = [row for row in rows if row["updates"] == updates]
-    figure, axis = plt.subplots(figsize=(5.2, 3.0))
-    for place, row in enumerate(longest):
+    longest = {row["method"]: row for row in sorted(rows, key=lambda row: row["updates"])}
+    figure, axis = plt.subplots(figsize=(5.6, 3.0))
+    for place, (method, row) in enumerate(longest.items()):
         axis.bar(place, row["success"], color="#9db8d9")
-        mine = [p["success"] for p in pieces if (p["method"], p["updates"]) == (row["method"], updates)]
+        mine = [p["success"] for p in pieces if (p["method"], p["updates"]) == (method, row["updates"])]
         axis.plot([place] * len(mine), mine, "k.", markersize=4)
-    axis.set_xticks(range(len(longest)), [row["method"] for row in longest])
+    labels = [f"{method}\n{row['updates'] // 1000}k" for method, row in longest.items()]
+    axis.set_xticks(range(len(longest)), labels, fontsize=7)
+    axis.set_xlabel("policy, updates")
     axis.set_ylabel(f"success on {TASK}")
     axis.set_ylim(0, 1.02)
     figure.tight_layout()
