@@ -73,6 +73,8 @@ METHODS = {
     "bc": [],
     "rlpd": ["algorithm=rlpd", "policy.hidden=[64,64]", ALPHA],
     "idql": ["algorithm=idql", "algorithm.num_samples=16"],
+    # what its authors take on mazes and over flows
+    "idql_09": ["algorithm=idql", "algorithm.num_samples=16", "algorithm.expectile=0.9"],
     "qc": ["algorithm=qc", "algorithm.num_samples=16"],
     "fql": ["algorithm=fql", "algorithm.one_step_hidden=[64,64]"],
     "expo": EXPO,
