@@ -92,31 +92,12 @@ def export_policy(
     if difference is not None:
         raise RobotrlError(f"the policy was made for another task than {type(task).__name__}: {difference}")
     check_exportable(policy, task, allow_simulation_only)
-    inputs = input_terms(policy.specs, policy.obs_groups)
-    section = describe_task(task, str(provenance.get("task_name") or type(task).__name__))
+    contract = _describe(policy, task, provenance)
     policy = copy.deepcopy(policy).cpu().eval()
     recorded = record(policy, task)
     golden = io.BytesIO()
     np.savez_compressed(golden, **recorded)  # type: ignore[arg-type]
-    contract = Contract(
-        schema=SCHEMA,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        robotrl_version=__version__,
-        git_commit=git_state().get("git_commit"),
-        task=section,
-        **describe_physics(task, policy.specs),
-        inputs=inputs,
-        outputs=output_terms(policy.specs),
-        horizon=policy.horizon,
-        noise_dim=policy.noise_dim,
-        sampling_steps=policy.sampling_steps,
-        atol=ATOL,
-        golden_sha256=hashlib.sha256(golden.getvalue()).hexdigest(),
-        policy_sha256=None,
-        files={},
-        robot=None if isinstance(task, ForeignTask) else describe_robot(task, policy.specs),
-        training=dict(provenance),
-    )
+    contract = dataclasses.replace(contract, golden_sha256=hashlib.sha256(golden.getvalue()).hexdigest())
     network = to_onnx(policy, contract.to_json())
     further = further_files(wanted, policy, network, contract, recorded)
     contract = dataclasses.replace(
@@ -135,6 +116,29 @@ def export_policy(
     except OSError as error:
         raise RobotrlError(f"cannot write the bundle {out}: {error.strerror or error}") from error
     return out
+
+
+def _describe(policy: Policy, task: AnyTask, provenance: Mapping[str, Any]) -> Contract:
+    """Return the contract of a policy, still without the checksums of its files."""
+    return Contract(
+        schema=SCHEMA,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        robotrl_version=__version__,
+        git_commit=git_state().get("git_commit"),
+        task=describe_task(task, str(provenance.get("task_name") or type(task).__name__)),
+        **describe_physics(task, policy.specs),
+        inputs=input_terms(policy.specs, policy.obs_groups),
+        outputs=output_terms(policy.specs),
+        horizon=policy.horizon,
+        noise_dim=policy.noise_dim,
+        sampling_steps=policy.sampling_steps,
+        atol=ATOL,
+        golden_sha256="",
+        policy_sha256=None,
+        files={},
+        robot=None if isinstance(task, ForeignTask) else describe_robot(task, policy.specs),
+        training=dict(provenance),
+    )
 
 
 def _prove(folder: Path) -> None:

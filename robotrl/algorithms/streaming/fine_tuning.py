@@ -134,17 +134,7 @@ def stream_from_policy(
     """
     config = config or StreamACConfig()
     policy = check_policy(policy, type(config))
-    if isinstance(policy, TanhPolicy) and std_scale != 1.0:
-        raise UsageError(
-            f"std_scale is {std_scale}, but a deterministic policy has noise_std instead: set that"
-        )
-    if not 0.0 < std_scale < math.inf:
-        raise UsageError(f"std_scale must be above 0, got {std_scale}")
-    if config.sees_time:
-        raise UsageError(
-            f"with preset=reference and rule={config.rule.value} networks see the time of the episode, which "
-            "the policy was not trained with: choose preset=default"
-        )
+    _refuse_misfit(policy, config, std_scale)
     config = dataclasses.replace(config, normalize_obs=policy.normalizer is not None)
     if not isinstance(config, StreamDACConfig) and not isinstance(policy, GaussianPolicy):
         config = _with_floor(config, policy, sweep or {})
@@ -162,12 +152,7 @@ def stream_from_policy(
         describe(policy),
     )
     for stream in range(num_streams):
-        actor = layer_parts(learner.layers("actor", stream))
-        _copy(policy_tensors(policy), actor)
-        if isinstance(policy, GaussianPolicy):
-            actor[-1][:] = _log_above(policy.log_std, std_scale, float(learner.std_floor[stream]))
-        else:  # nothing of a deterministic policy, which has means only
-            actor[-1][policy.action_dim :] += math.log(std_scale)
+        _take_actor(learner, stream, policy, std_scale)
         if critic is not None:
             _take_critic(learner, stream, critic)
     if policy.normalizer is not None:
@@ -176,6 +161,31 @@ def stream_from_policy(
         square = normalizer.var.numpy() * (count - 1.0)
         learner.streams.obs_statistics[:] = np.concatenate([[count], normalizer.mean.numpy(), square])
     return learner
+
+
+def _refuse_misfit(policy: StreamPolicy, config: LearnerConfig, std_scale: float) -> None:
+    """Refuse a factor of deviations that cannot be, and networks that see what the policy's does not."""
+    if isinstance(policy, TanhPolicy) and std_scale != 1.0:
+        raise UsageError(
+            f"std_scale is {std_scale}, but a deterministic policy has noise_std instead: set that"
+        )
+    if not 0.0 < std_scale < math.inf:
+        raise UsageError(f"std_scale must be above 0, got {std_scale}")
+    if config.sees_time:
+        raise UsageError(
+            f"with preset=reference and rule={config.rule.value} networks see the time of the episode, which "
+            "the policy was not trained with: choose preset=default"
+        )
+
+
+def _take_actor(learner: PolicyLearner, stream: int, policy: StreamPolicy, std_scale: float) -> None:
+    """Copy the policy's network into a stream, with its deviations scaled."""
+    actor = layer_parts(learner.layers("actor", stream))
+    _copy(policy_tensors(policy), actor)
+    if isinstance(policy, GaussianPolicy):
+        actor[-1][:] = _log_above(policy.log_std, std_scale, float(learner.std_floor[stream]))
+    else:  # nothing of a deterministic policy, which has means only
+        actor[-1][policy.action_dim :] += math.log(std_scale)
 
 
 def _with_floor(
