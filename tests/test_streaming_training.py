@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import math
@@ -14,6 +15,12 @@ import pytest
 import torch
 from tiny_runs import overrides
 
+from robotrl.algorithms.streaming.stream_action_value import (
+    StreamDeterministicActorCritic,
+    StreamSoftActorCritic,
+)
+from robotrl.algorithms.streaming.stream_actor_critic import StreamActorCritic
+from robotrl.algorithms.streaming.streaming_algorithm import StreamingAlgorithm
 from robotrl.compose import compose
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Step
@@ -49,6 +56,15 @@ def test_online_returns_by_hand() -> None:
     copied.forget_running()
     copied.add(outcome([1.0, 2.0], [True, True]), np.array([True, False]), 1.0)
     assert copied.means()[0, 99] == (6.0 + 1.0) / 2
+
+
+@pytest.mark.parametrize(
+    "algorithm", [StreamActorCritic, StreamSoftActorCritic, StreamDeterministicActorCritic]
+)
+def test_a_run_has_its_learners_defaults(algorithm: type[StreamingAlgorithm]) -> None:
+    run, learner = algorithm.config_class(), algorithm.learner_config_class()
+    names = [item.name for item in dataclasses.fields(learner)]
+    assert {name: getattr(run, name) for name in names} == dataclasses.asdict(learner)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from robotrl.policies.softplus_gaussian import SquashedSoftplusPolicy
 
 
 @dataclass
-class StreamSoftActorCriticConfig(StreamingOptions, StreamSACConfig):
+class StreamSoftActorCriticConfig(StreamSACConfig, StreamingOptions):
     """Hyperparameters of S2AC."""
 
 
@@ -27,7 +27,7 @@ class StreamSoftActorCritic(StreamingAlgorithm):
 
 
 @dataclass
-class StreamDeterministicActorCriticConfig(StreamingOptions, StreamDACConfig):
+class StreamDeterministicActorCriticConfig(StreamDACConfig, StreamingOptions):
     """Hyperparameters of SDAC."""
 
 

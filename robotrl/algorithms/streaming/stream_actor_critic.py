@@ -12,7 +12,7 @@ from robotrl.policies.softplus_gaussian import SoftplusGaussianPolicy
 
 
 @dataclass
-class StreamActorCriticConfig(StreamingOptions, StreamACConfig):
+class StreamActorCriticConfig(StreamACConfig, StreamingOptions):
     """Hyperparameters of stream AC(lambda)."""
 
 
