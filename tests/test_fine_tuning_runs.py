@@ -31,9 +31,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     words = {
         "ppo": overrides("ppo", folder, "total_steps=1000"),
         "sac": overrides("sac", folder, "total_steps=2000"),
-        "stream_ac": overrides("stream_ac", folder, "total_steps=2000"),
+        "stream_ac": overrides("stream_ac", folder, "total_steps=2000", "algorithm.std_floor=0.2"),
         "stream_sac": overrides("stream_sac", folder, "total_steps=2000"),
-        "stream_dac": overrides("stream_dac", folder, "total_steps=2000"),
+        "stream_dac": overrides("stream_dac", folder, "total_steps=2000", "algorithm.noise_std=0.03"),
         "beta": overrides("ppo", folder, "total_steps=128", "policy=beta"),
         "pendulum": overrides("ppo", folder, "total_steps=128", "task=pendulum_swingup"),
         "alone": overrides("ppo", folder, "total_steps=128", "num_envs=1"),
@@ -83,6 +83,16 @@ def test_the_loop_begins_with_the_runs_policy(
         )
         for name, tensor in policy.named_parameters():
             torch.testing.assert_close(shown.get_parameter(name), tensor, rtol=1e-5, atol=1e-6)
+        option = getattr(policy, "option", None)  # the floor of deviations, or a deterministic policy's noise
+        assert option is None or getattr(shown, option) == getattr(policy, option) != 0.0
+
+
+def test_noise_that_is_given_replaces_the_policys(runs: dict[str, Path], tmp_path: Path) -> None:
+    noise = []
+    for more in ([], ["algorithm.noise_std=0.2"], ["algorithm.sweep={noise_std: [0.1, 0.4]}"]):
+        given = words(runs["stream_dac"], tmp_path, "algorithm.std_scale=1", *more, algorithm="stream_dac")
+        noise.append(make_loop(inherit(compose(given))).algorithm.learner.noise_std.tolist())
+    assert noise == [[0.03, 0.03], [0.2, 0.2], [0.1, 0.4]]
 
 
 def test_a_critics_scale_counts_as_a_bounded_number_of_samples(
@@ -122,6 +132,7 @@ def test_sacs_critic_values_actions_as_it_did(runs: dict[str, Path], tmp_path: P
     [
         ("ppo", "stream_ac", True),
         ("sac", "stream_ac", False),
+        ("stream_ac", "stream_ac", False),
         ("sac", "stream_sac", True),
         ("stream_sac", "stream_sac", False),
         ("stream_dac", "stream_dac", False),

@@ -89,9 +89,8 @@ def go_on_from_origin(config: TrainConfig, algorithm: Algorithm) -> None:
     policy, source = load_policy_and_config(run)
     check_task(policy, source, algorithm.config.init_from, config, algorithm.specs)
     check_policy(policy, type(algorithm.config))
-    algorithm.policy.load_state_dict(policy.state_dict())
-    if algorithm.config.keep_critic:
-        algorithm.critic = _trained_critic(run, policy, source)
+    critic = _trained_critic(run, policy, source) if algorithm.config.keep_critic else None
+    algorithm.go_on_from(policy, critic)
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ the running mean of its length.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -45,6 +46,8 @@ from robotrl.algorithms.streaming.config import (
 from robotrl.algorithms.streaming.heads import Head
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.setup import Network, Sweep
+
+_NOISE_STD = 0.2
 
 
 class StreamQAC(StreamLearner):
@@ -79,6 +82,8 @@ class StreamQAC(StreamLearner):
         actor: Actor | None = None,
     ) -> None:
         config = self.checked(config or StreamSACConfig())
+        if isinstance(config, StreamDACConfig) and config.noise_std is None:
+            config = dataclasses.replace(config, noise_std=_NOISE_STD)
         is_soft = isinstance(config, StreamSACConfig)
         heads = [Head.SQUASHED_SOFTPLUS, Head.SQUASHED] if is_soft else [Head.DETERMINISTIC]
         actor = actor or Actor(config.hidden, heads[0])

@@ -217,9 +217,9 @@ class StreamSACConfig(StreamQACConfig):
 class StreamDACConfig(StreamQACConfig):
     """Hyperparameters of SDAC."""
 
-    noise_std: float = 0.2
+    noise_std: float | None = None
     """Standard deviation of the noise that explores and smooths the target, in units of the action range's
-    half width; >= 0."""
+    half width; >= 0. Null for that of the policy, which is 0.2 unless it was trained by another method."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -116,8 +116,9 @@ def stream_from_policy(
         policy: Gaussian, squashed Gaussian or softplus Gaussian, squashed for S2AC, or deterministic for
             SDAC; not changed.
         num_streams: N.
-        config: hyperparameters, stream AC's by default; `normalize_obs` is the policy's, and so is
-            `std_floor` but for plain Gaussians; with a trained critic, `hidden` and `critic_unit` are its.
+        config: hyperparameters, stream AC's by default; `normalize_obs` is the policy's, and so are
+            `noise_std`, unless it is given, and `std_floor` but for plain Gaussians; with a trained critic,
+            `hidden` and `critic_unit` are its.
         seed: of draws and new critics.
         std_scale: factor of the policy's deviations; those of a softplus Gaussian are scaled so only
             where they are well below 1, and less above.
@@ -135,22 +136,9 @@ def stream_from_policy(
     config = config or StreamACConfig()
     policy = check_policy(policy, type(config))
     _refuse_misfit(policy, config, std_scale)
-    config = dataclasses.replace(config, normalize_obs=policy.normalizer is not None)
-    if not isinstance(config, StreamDACConfig) and not isinstance(policy, GaussianPolicy):
-        config = _with_floor(config, policy, sweep or {})
     if critic is not None:
         config = _with_critic(config, critic, policy)
-    learner = make_learner(
-        policy.obs_dim,
-        policy.action_dim,
-        num_streams,
-        config,
-        seed,
-        sweep,
-        num_threads,
-        dtype,
-        describe(policy),
-    )
+    learner = learner_like_policy(policy, num_streams, config, seed, sweep, num_threads, dtype)
     for stream in range(num_streams):
         _take_actor(learner, stream, policy, std_scale)
         if critic is not None:
@@ -161,6 +149,29 @@ def stream_from_policy(
         square = normalizer.var.numpy() * (count - 1.0)
         learner.streams.obs_statistics[:] = np.concatenate([[count], normalizer.mean.numpy(), square])
     return learner
+
+
+def learner_like_policy(
+    policy: StreamPolicy,
+    num_streams: int,
+    config: LearnerConfig,
+    seed: int,
+    sweep: Sweep | None = None,
+    num_threads: int | None = None,
+    dtype: npt.DTypeLike = np.float32,
+) -> PolicyLearner:
+    """Make a learner whose actors are made as a policy is, with weights of their own.
+
+    See `stream_from_policy`.
+    """
+    config = dataclasses.replace(config, normalize_obs=policy.normalizer is not None)
+    if isinstance(config, StreamDACConfig):
+        if config.noise_std is None and isinstance(policy, TanhPolicy):
+            config = dataclasses.replace(config, noise_std=policy.noise_std)
+    elif not isinstance(policy, GaussianPolicy):
+        config = _with_floor(config, policy, sweep or {})
+    sizes = policy.obs_dim, policy.action_dim, num_streams
+    return make_learner(*sizes, config, seed, sweep, num_threads, dtype, describe(policy))
 
 
 def _refuse_misfit(policy: StreamPolicy, config: LearnerConfig, std_scale: float) -> None:

@@ -53,7 +53,7 @@ class ReferenceQAC(ReferenceStream):
     def draw(self, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the action (A,) that outputs and noise lead to, and its log probability."""
         if self.kind.head is Head.DETERMINISTIC:
-            assert isinstance(self.config, StreamDACConfig)
+            assert isinstance(self.config, StreamDACConfig) and self.config.noise_std is not None
             mean = torch.tanh(y)
             action = mean + self.config.noise_std * noise
             return mean + (action.clamp(-1, 1) - mean).detach(), torch.zeros((), dtype=y.dtype)

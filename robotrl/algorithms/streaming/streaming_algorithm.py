@@ -13,7 +13,12 @@ from torch import Tensor
 
 from robotrl.algorithms.algorithm import Algorithm
 from robotrl.algorithms.streaming.config import StreamPolicyConfig
-from robotrl.algorithms.streaming.fine_tuning import TrainedCritic, check_policy, stream_from_policy
+from robotrl.algorithms.streaming.fine_tuning import (
+    TrainedCritic,
+    check_policy,
+    learner_like_policy,
+    stream_from_policy,
+)
 from robotrl.algorithms.streaming.policy import (
     LearnerConfig,
     PolicyLearner,
@@ -22,9 +27,11 @@ from robotrl.algorithms.streaming.policy import (
     make_learner,
     write_policy,
 )
+from robotrl.algorithms.streaming.setup import Sweep
 from robotrl.core import checks
 from robotrl.core.errors import UsageError
 from robotrl.core.types import Obs, Specs, Step
+from robotrl.policies.deterministic import TanhPolicy
 from robotrl.policies.policy import Policy
 
 
@@ -65,7 +72,6 @@ class StreamingAlgorithm(Algorithm):
         learner_config_class: of the streams' hyperparameters.
         stream: which of them `policy` shows.
         learner: the streams, None before `start`.
-        critic: to be set before `start` where the streams go on from one.
     """
 
     loop: ClassVar[str] = "streaming"
@@ -89,12 +95,21 @@ class StreamingAlgorithm(Algorithm):
         self.config = config
         if config.init_from is None:
             self._check_fit()
-        self.critic: TrainedCritic | None = None
+        self._critic: TrainedCritic | None = None
+        self._goes_on = False
         self.stream = 0
         self.learner: PolicyLearner | None = None
 
+    def go_on_from(self, policy: Policy, critic: TrainedCritic | None) -> None:
+        """Take over, before `start`, the weights of a trained policy and with `keep_critic` its critic."""
+        self.policy.load_state_dict(policy.state_dict())
+        self._critic = critic
+        self._goes_on = True
+
     def start(self, obs: Obs, max_steps: int | None) -> None:
         """Make one learner per environment and show it the first observations.
+
+        With `init_from` but nothing to go on from, a run is resumed: `load_state_dict` makes the learners.
 
         Args:
             obs: group -> (N, D).
@@ -110,16 +125,18 @@ class StreamingAlgorithm(Algorithm):
             )
         flat = self._flat(obs)
         seed = int(torch.randint(2**62, (), generator=self.rng))
-        sweep = {name: np.asarray(values) for name, values in self.config.sweep.items()}
-        learner_config = self._learner_config()
+        config, sweep, num_streams = self._learner_config(), self._sweep(), len(flat)
         if self.config.init_from is None:
             self.learner = make_learner(
-                flat.shape[1], self.policy.action_dim, len(flat), learner_config, seed, sweep
+                flat.shape[1], self.policy.action_dim, num_streams, config, seed, sweep
+            )
+        elif self._goes_on:
+            scale = self.config.std_scale
+            self.learner = stream_from_policy(
+                self.policy, num_streams, config, seed, scale, self._critic, sweep
             )
         else:
-            self.learner = stream_from_policy(
-                self.policy, len(flat), learner_config, seed, self.config.std_scale, self.critic, sweep
-            )
+            self.learner = learner_like_policy(self.policy, num_streams, config, seed, sweep)
         self.learner.start(flat)
         self.show(0)
 
@@ -186,8 +203,14 @@ class StreamingAlgorithm(Algorithm):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
         assert self.learner is not None
-        self.learner.load_state_dict({name: values.numpy() for name, values in state["learner"].items()})
         self.policy.load_state_dict(state["policy"])
+        if self.config.init_from is not None:
+            # the floor of deviations and the noise are the policy's, and in its state
+            num_streams = self.learner.num_streams
+            self.learner = learner_like_policy(
+                self.policy, num_streams, self._learner_config(), 0, self._sweep()
+            )
+        self.learner.load_state_dict({name: values.numpy() for name, values in state["learner"].items()})
         self.stream = state["stream"]
         self.rng.set_state(state["rng"])
 
@@ -196,7 +219,13 @@ class StreamingAlgorithm(Algorithm):
 
     def _learner_config(self) -> LearnerConfig:
         names = [item.name for item in dataclasses.fields(self.learner_config_class)]
-        return self.learner_config_class(**{name: getattr(self.config, name) for name in names})
+        options = {name: getattr(self.config, name) for name in names}
+        if isinstance(self.policy, TanhPolicy) and options["noise_std"] is None:
+            options["noise_std"] = self.policy.noise_std
+        return self.learner_config_class(**options)
+
+    def _sweep(self) -> Sweep:
+        return {name: np.asarray(values) for name, values in self.config.sweep.items()}
 
     def _check_fit(self) -> None:
         """Refuse a policy that the learners' actors do not fit into.
@@ -220,7 +249,7 @@ class StreamingAlgorithm(Algorithm):
         }
         unset = policy.config_class()
         for name in ("std_floor", "noise_std"):
-            if hasattr(config, name) and getattr(policy, name) != getattr(unset, name):
+            if getattr(config, name, None) is not None and getattr(policy, name) != getattr(unset, name):
                 pairs[name] = (getattr(policy, name), getattr(config, name))
         for name, (mine, theirs) in pairs.items():
             if mine != theirs:
