@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import torch
+from counter_env import NativeCounters
+from gymnasium.vector import AutoresetMode
 
+from robotrl.core.types import Obs
 from robotrl.envs.action_queue import ActionQueue
+from robotrl.envs.foreign.vec_env import ForeignVecEnv
 
 
 def numbered(calls: list[list[int]]):
@@ -30,6 +34,23 @@ def test_chunks_run_out_and_ended_episodes_ask_anew():
     assert queue.next(obs, decide)[:, 0].tolist() == [300, 212]
     assert queue.next(obs, decide)[:, 0].tolist() == [301, 410]
     assert calls == [[0, 1], [1], [0], [1]]
+
+
+def test_no_chunk_goes_on_in_the_next_episode_where_that_begins_a_call_later() -> None:
+    vector = NativeCounters(3, AutoresetMode.NEXT_STEP)
+    env, queue = ForeignVecEnv(vector, "counter", seed=3), ActionQueue(3, 4, 2)
+    obs, episodes = env.reset(), 0.0
+
+    def decide(obs: Obs) -> torch.Tensor:
+        return (obs["policy"][:, 1:2] / 100).expand(-1, 8)  # the episode, in every action of the chunk
+
+    for _ in range(40):
+        action = queue.next(obs, decide)
+        step = env.step(action)
+        queue.after(step)
+        torch.testing.assert_close(action[step.valid, 0], obs["policy"][step.valid, 1] / 100)
+        obs, episodes = step.obs, float(obs["policy"][:, 1].min())
+    assert episodes >= 3
 
 
 def test_single_steps_are_decided_every_time():

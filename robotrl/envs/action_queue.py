@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robotrl.core.types import Obs
+from robotrl.core.types import Obs, Step
 
 
 class ActionQueue:
@@ -50,8 +50,16 @@ class ActionQueue:
         self._position += 1
         return action
 
+    def after(self, step: Step) -> None:
+        """Forget what was left where a control step ended the episode, or was none of it.
+
+        Environments that begin anew in the call after an end have a row that is neither valid nor done: what
+        was decided for it was decided in the old episode.
+        """
+        self.ended(step.done | ~step.valid)
+
     def ended(self, done: Tensor) -> None:
-        """Forget what was left for environments whose episode ended, (N,) bool."""
+        """Forget what was left for some environments, (N,) bool."""
         if self.horizon > 1:
             self._position[done] = self.horizon
 

@@ -55,7 +55,7 @@ def record(policy: Policy, task: AnyTask, seed: int = 0) -> dict[str, np.ndarray
         if t % PAIR_EVERY == 0:
             pairs.append(_decide(physical, policy.flatten(obs), noise)[1])
         step = env.step(queue.next(obs, lambda seen: _finite(policy.act(seen, True, noise.rng))))
-        queue.ended(step.done)
+        queue.after(step)
         obs = step.obs
 
     env = make_env(task, 1, evaluation_seed(seed + 1), num_threads=1)
@@ -67,7 +67,7 @@ def record(policy: Policy, task: AnyTask, seed: int = 0) -> dict[str, np.ndarray
         decision, pair = _decide(physical, policy.flatten(obs), noise)
         command = queue.next(obs, lambda _, due=decision: due)  # type: ignore[misc]
         step = env.step(command)
-        queue.ended(step.done)
+        queue.after(step)
         steps.append(
             {f"loop_{name}": values for name, values in pair.items()}
             | {"loop_command": command.numpy(), "loop_reward": step.reward.numpy()}

@@ -207,7 +207,7 @@ class _Round:
         while bool(self.running.any()):
             action = self._with_noise(queue.next(obs, self.controller.decide))
             step = env.step(action)
-            queue.ended(step.done)
+            queue.after(step)
             rows.append((obs, action, step.reward))
             self.lengths += self.running
             ended = self.running & step.done

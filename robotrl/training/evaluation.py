@@ -113,7 +113,7 @@ def evaluate_controller(
     scores: dict[str, Tensor] = {}
     while bool(running.any()):
         step = env.step(queue.next(obs, controller.decide))
-        queue.ended(step.done)
+        queue.after(step)
         returns += torch.where(running, step.reward.double(), 0.0)
         lengths += running
         terminated |= running & step.terminated

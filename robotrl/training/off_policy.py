@@ -108,7 +108,7 @@ class OffPolicyLoop(Loop):
             with self.phase("simulation"):
                 step = pending.result()
             self.buffer.add(self.obs, action, step)
-            self._queue.ended(step.done)
+            self._queue.after(step)
             statistics.add(step.log)
             self.obs = step.obs
             self.env_steps += self.env.num_envs

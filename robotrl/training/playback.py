@@ -64,7 +64,7 @@ class Playback:
     def advance(self) -> bool:
         """Play one control step; True if it ended the episode and the next one has begun."""
         step = self.env.step(self._queue.next(self._obs, self.controller.decide))
-        self._queue.ended(step.done)
+        self._queue.after(step)
         self._obs = step.obs
         self._steps += 1
         self.episode_return += float(step.reward[0])
@@ -120,7 +120,7 @@ class FirstEpisodes:
     def advance(self) -> None:
         """Play one control step."""
         step = self.env.step(self._queue.next(self._obs, self.controller.decide))
-        self._queue.ended(step.done)
+        self._queue.after(step)
         self._obs = step.obs
         self._steps += 1
         self.returns += torch.where(self.running, step.reward.double(), 0.0)

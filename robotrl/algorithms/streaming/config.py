@@ -188,7 +188,7 @@ class StreamACConfig(StreamPolicyConfig):
 class StreamQACConfig(StreamPolicyConfig):
     """What S2AC and SDAC share."""
 
-    actor_eta: float = 0.1
+    actor_eta: float = 0.05
     """Of intentional: how far the outputs move by a gradient of the usual size; > 0."""
     actor_rule: Rule = Rule.INTENTIONAL
     """The actor's: obgd, adaptive_obgd, intentional, sgd or adam; `rule` is the critic's."""
