@@ -121,6 +121,18 @@ def test_a_window_that_is_not_over_is_not_drawn():
     assert places(replay, 3) == {1.0, 2.0, 3.0, 4.0} and places(replay, 1) == {1.0, 2.0, 3.0, 4.0, 5.0}
 
 
+def test_rows_are_enough_only_if_a_window_starts_in_one_and_is_over():
+    replay = line(Row(9.0, truncated=True, valid=False), Row(2.0), Row(3.0), Row(4.0))
+    assert not replay.can_sample(4) and replay.can_sample(3)
+    add(replay, [Row(5.0)])
+    assert replay.can_sample(4) and places(replay, 4) == {2.0}
+    ended = line(Row(1.0), Row(2.0, truncated=True))
+    assert ended.can_sample(4) and places(ended, 4) == {1.0, 2.0}
+    ring = line(*(Row(float(i)) for i in range(1, 7)), capacity=4)  # 5 6 3 4
+    assert ring.can_sample(4) and not ring.can_sample(5)
+    assert not line().can_sample(1)
+
+
 def test_a_window_of_the_oldest_rows_does_not_meet_the_newest():
     replay = line(*(Row(float(i)) for i in range(1, 7)), capacity=4)  # 5 6 3 4
     check(replay, 3.0, [3.0, 4.0, 5.0], GAMMA**3, 5.5)

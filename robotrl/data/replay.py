@@ -214,7 +214,11 @@ class Replay:
 
     def can_sample(self, horizon: int) -> bool:
         """Whether there are windows of so many control steps that are over."""
-        return self.size > 0 and self._held >= horizon * self.num_envs
+        # only windows that start in the newest rows can still go on
+        newest = min((horizon - 1) * self.num_envs, self._held)
+        rows = (self._head - 1 - torch.arange(newest)) % self.capacity
+        start = rows[self._gather(self._start, rows)]
+        return self.size > int(self._running(start, horizon).sum())
 
     def _running(self, start: Tensor, horizon: int) -> Tensor:
         """Return which windows, (B,) bool, go on beyond the newest row."""
