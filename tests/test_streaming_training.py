@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import html
 import json
@@ -56,6 +57,35 @@ def test_online_returns_by_hand() -> None:
     copied.forget_running()
     copied.add(outcome([1.0, 2.0], [True, True]), np.array([True, False]), 1.0)
     assert copied.means()[0, 99] == (6.0 + 1.0) / 2
+
+
+def test_the_stream_that_is_shown_is_the_best_by_its_newest_returns() -> None:
+    returns = OnlineReturns(2)
+    done = np.array([True, True])
+    for window in range(15):  # the first was good once
+        reward = [100.0 if window < 5 else 0.0, 10.0]
+        returns.add(outcome(reward, [True, True]), done, (window + 0.5) / 100)
+    assert returns.best() == 1
+
+
+@pytest.mark.parametrize("name", ["stream_ac", "stream_sac", "stream_dac"])
+def test_streams_are_told_what_the_step_brought(name: str, tmp_path: Path) -> None:
+    """Ends, time limits, the true successor before the reset, and what is not to be learned from."""
+    loop = make_loop(compose(overrides(name, tmp_path, "total_steps=100")))
+    algorithm, rng = loop.algorithm, torch.Generator().manual_seed(5)
+    twin = copy.deepcopy(algorithm.learner)
+    dim = algorithm.policy.obs_dim
+    first, true = (torch.randn(4, dim, generator=rng) for _ in range(2))
+    ends, limits = torch.tensor([True, False, False, False]), torch.tensor([False, True, False, True])
+    reward, valid = torch.randn(4, generator=rng), torch.tensor([True, True, True, False])
+    final = torch.where((ends | limits).unsqueeze(1), true, first)
+    for _ in range(2):
+        algorithm.update(Step({"policy": first}, reward, ends, limits, {"policy": final}, valid))
+        twin.update(
+            reward=reward, terminated=ends, truncated=limits, next_obs=first, final_obs=final, valid=valid
+        )
+    for key, array in twin.state_dict().items():
+        np.testing.assert_array_equal(algorithm.learner.state_dict()[key], array, err_msg=key)
 
 
 @pytest.mark.parametrize(
