@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from counter_env import NativeCounters
@@ -18,6 +19,7 @@ from robotrl.compose import compose
 from robotrl.core import checkpoint
 from robotrl.deploy.bundle import Bundle
 from robotrl.training.off_policy import OffPolicyLoop
+from robotrl.training.streaming import StreamingLoop
 from robotrl.training.train import make_loop
 
 # a second thread would only wait for the first
@@ -158,6 +160,24 @@ def test_no_window_of_replay_goes_on_into_the_episodes_that_start_anew() -> None
     step(resumed)
     batch = resumed.buffer.sample(200, torch.Generator().manual_seed(0), horizon=3)
     assert set(batch.mask.sum(1).tolist()) == {1.0, 2.0}
+
+
+def test_a_stream_learns_no_step_into_the_episodes_that_start_anew() -> None:
+    def loop() -> StreamingLoop:
+        made = make_loop(compose([*PENDULUM, "algorithm=stream_ac", "num_envs=4"]))
+        assert isinstance(made, StreamingLoop)
+        return made
+
+    stopped, resumed = loop(), loop()
+    stopped.iterate()
+    stopped.returns._running += 1.0
+    resumed.load_state_dict(stopped.state_dict())
+    assert torch.equal(resumed.returns._running, torch.zeros(4, dtype=torch.float64))
+    begun = stopped.algorithm.learner
+    assert begun is not None and resumed.algorithm.learner is not None
+    begun.start(resumed.obs["policy"].numpy())
+    for name, array in resumed.algorithm.learner.state_dict().items():
+        np.testing.assert_array_equal(array, begun.state_dict()[name], err_msg=name)
 
 
 def test_the_same_seed_gives_the_same_policy() -> None:
