@@ -1,4 +1,4 @@
-"""IDQL, FQL and residuals: whole updates against their formulas in float64, written down with autograd.
+"""IDQL, FQL, residuals and EXPO: whole updates against their formulas in float64, written down with autograd.
 
 Two updates each, so that targets are no longer the networks that they follow.
 """
@@ -12,6 +12,7 @@ import torch
 from test_generative_rl import flow, make
 from test_off_policy import random_batch, rng
 
+from robotrl.algorithms.off_policy.expo import EXPO, EXPOConfig
 from robotrl.algorithms.off_policy.fql import FQL, FQLConfig
 from robotrl.algorithms.off_policy.idql import IDQL, IDQLConfig
 from robotrl.algorithms.off_policy.residual import Residual, ResidualConfig
@@ -155,3 +156,53 @@ def test_residual_updates_equal_a_float64_reference():
     reference.check_critics()
     check(ours.policy.edit.net.flat, net.flat)
     check(torch.as_tensor(ours.edits.temperature.alpha), log_alpha.exp())
+
+
+def test_expo_updates_equal_a_float64_reference():
+    """Targets are proposed by the base that imitates, edits learned at its samples; its average acts."""
+    config = EXPOConfig(
+        **COMMON | {"num_critics": 4}, num_samples=3, num_edits=2, edit_hidden=[8], edit_scale=0.5,
+        base_ema=0.3, initial_alpha=0.3, policy_delay=1,
+    )  # fmt: skip
+    ours = make(EXPO, flow(), config)
+    reference = Reference(ours)
+    imitating, net = copy.deepcopy(ours.imitation.policy), double(ours.policy.edit.net)
+    average = copy.deepcopy(imitating)
+    imitation_adam = torch.optim.Adam(imitating.parameters(), RATE)
+    adam = torch.optim.Adam(net.parameters(), RATE)
+    log_alpha = torch.tensor(0.3, dtype=torch.float64).log().requires_grad_(True)
+    alpha_adam = torch.optim.Adam([log_alpha], RATE)
+
+    def edited(obs, base, eps) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, log_std = net(torch.cat([obs["policy"], base], -1).double()).chunk(2, -1)
+        normal = torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
+        u = mean + normal.scale * eps.double()
+        log_prob = (normal.log_prob(u) + 2 * u.cosh().log()).sum(-1)
+        return (base + 0.5 * u.tanh()).clamp(-1, 1), log_prob
+
+    for batch in reference.updates():
+        now, after = batch.obs["policy"], batch.next_obs["policy"]
+        order = torch.randperm(4, generator=reference.draws)
+        noise = reference.normal(16, 3 * 2 + 2 * 2).view(16, 5, 2)
+        samples = [imitating.decode(after, noise[:, k]) for k in range(3)]
+        edits = [edited(batch.next_obs, samples[k], noise[:, 3 + k])[0] for k in range(2)]
+        candidates = torch.stack([sample.double() for sample in samples] + edits)
+        said = torch.stack([values(reference.q_target, batch.next_obs, a)[order[:2]] for a in candidates])
+        best = candidates[said.amin(1).argmax(0), torch.arange(16)]
+        valued = values(reference.q_target, batch.next_obs, best)[order[2:]].amin(0)
+        reference.fit_critics(batch, (batch.reward + batch.discount * valued).detach())
+        descend(imitation_adam, imitating.bc_loss(now, batch.action, reference.draws).mean())
+        with torch.no_grad():
+            for kept, learned in zip(average.parameters(), imitating.parameters(), strict=True):
+                kept += 0.3 * (learned - kept)
+        base = imitating.decode(now, reference.normal(16, 2))
+        action, log_prob = edited(batch.obs, base, reference.normal(16, 2))
+        alpha = log_alpha.exp().detach()
+        descend(adam, (alpha * log_prob).mean() - values(reference.q, batch.obs, action).mean())
+        descend(alpha_adam, -log_alpha * (log_prob.mean().detach() - 1.0))
+    reference.check_critics()
+    check(ours.policy.edit.net.flat, net.flat)
+    check(torch.as_tensor(ours.edits.temperature.alpha), log_alpha.exp())
+    check_modules(ours.imitation.policy, imitating)
+    check_modules(ours.policy.base, average)
+    assert ours.policy.critics is ours.critic.target

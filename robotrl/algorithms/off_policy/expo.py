@@ -204,7 +204,7 @@ class EXPO(OffPolicyAlgorithm):
             action = base.decode(features, base.draw_noise((len(features),), self.rng))
         return metrics | self.edits.fit(features, action, self.critic, features, self.rng)
 
-    def start_from(self, policy: Policy) -> None:
+    def take_over(self, policy: Policy) -> None:
         """Take a trained policy for the base."""
         base = proposer(policy, "EXPO")
         take_weights(self.imitation.policy, base, "EXPO")

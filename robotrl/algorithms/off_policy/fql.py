@@ -172,7 +172,7 @@ class FQL(OffPolicyAlgorithm):
     def _noise(self, features: Tensor) -> Tensor:
         return self.policy.draw_noise((len(features),), self.rng)
 
-    def start_from(self, policy: Policy) -> None:
+    def take_over(self, policy: Policy) -> None:
         """Take a trained policy for the one that imitates; the one-step policy starts anew."""
         take_weights(self.imitation.policy, policy, "FQL")
 

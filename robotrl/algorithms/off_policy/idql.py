@@ -145,7 +145,7 @@ class IDQL(OffPolicyAlgorithm):
             self.average.update()
         return {"loss/imitation": loss}
 
-    def start_from(self, policy: Policy) -> None:
+    def take_over(self, policy: Policy) -> None:
         """Take a trained policy for the one that imitates."""
         base = proposer(policy, "IDQL")
         take_weights(self.imitation.policy, base, "IDQL")

@@ -97,11 +97,15 @@ class ReplayLearner(Algorithm):
         return self.policy.normalize(self.policy.flatten(obs))
 
     def start_from(self, policy: Policy) -> None:
-        """Take over the weights of a trained policy.
+        """Begin with a trained policy.
 
         Raises:
             UsageError: it is of another kind.
         """
+        self.take_over(policy)
+
+    def take_over(self, policy: Policy) -> None:
+        """Copy the weights of a trained policy to where this method begins with them, see `start_from`."""
         take_weights(self.policy, policy, type(self).__name__)
 
     def parts(self) -> dict[str, Any]:
@@ -196,7 +200,7 @@ class OffPolicyAlgorithm(ReplayLearner):
             self.critic_normalizer.update(torch.cat([obs[g] for g in self.config.critic_groups], -1))
 
     def start_from(self, policy: Policy) -> None:
-        """Take over a trained policy; critics that observe the same begin with its statistics, too."""
+        """Begin with a trained policy; critics that observe the same begin with its statistics, too."""
         super().start_from(policy)
         mine, statistics = self.critic_normalizer, self.policy.normalizer
         if mine and statistics and tuple(self.config.critic_groups) == self.policy.obs_groups:

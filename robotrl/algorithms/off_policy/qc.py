@@ -114,7 +114,7 @@ class QC(OffPolicyAlgorithm):
         features = self.policy_features(batch.obs)
         return {"loss/imitation": self.imitation.fit(features, batch.action, batch.mask)}
 
-    def start_from(self, policy: Policy) -> None:
+    def take_over(self, policy: Policy) -> None:
         """Take a trained policy for the one that imitates."""
         take_weights(self.imitation.policy, proposer(policy, "QC"), "QC")
 

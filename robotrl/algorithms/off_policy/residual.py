@@ -131,7 +131,7 @@ class Residual(OffPolicyAlgorithm):
         features = self.policy_features(batch.obs)
         return self.edits.fit(features, base, self.critic, self.critic_features(batch.obs), self.rng)
 
-    def start_from(self, policy: Policy) -> None:
+    def take_over(self, policy: Policy) -> None:
         """Take a trained policy for the base."""
         take_weights(self.policy.base, policy, "Residual")
 

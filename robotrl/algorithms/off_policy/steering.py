@@ -102,7 +102,7 @@ class Steering(SAC):
         features = self.policy_features(obs)
         return self.decode(features, self.draw_noise(features))
 
-    def start_from(self, policy: Policy) -> None:
+    def take_over(self, policy: Policy) -> None:
         """Take a trained policy for the base."""
         name = type(self).__name__
         take_weights(self.policy.base, proposer(policy, name), name)

@@ -88,9 +88,9 @@ class TD3(OffPolicyAlgorithm):
         self.target_net.flat.lerp_(self.policy.net.flat, self.config.tau)
         return {"loss/policy": -values[0].mean()}
 
-    def start_from(self, policy: Policy) -> None:
+    def take_over(self, policy: Policy) -> None:
         """Take over a trained policy, for the target too."""
-        super().start_from(policy)
+        super().take_over(policy)
         self.target_net.load_state_dict(self.policy.net.state_dict())
 
     def parts(self) -> dict[str, Any]:
