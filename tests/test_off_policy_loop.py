@@ -15,7 +15,7 @@ from robotrl.data.replay import Replay, Transitions
 from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.deterministic import DeterministicConfig, DeterministicPolicy
 from robotrl.tasks.control_suite.pendulum import Pendulum
-from robotrl.training.off_policy import OffPolicyLoop
+from robotrl.training.off_policy import OffPolicyLoop, _Means
 
 CONFIG = TD3Config(hidden=[8], batch_size=40, learning_starts=20, gamma=0.5)
 
@@ -117,11 +117,33 @@ def test_each_batch_takes_its_share_of_the_data_and_all_while_there_is_no_experi
     assert loop.algorithm.shares() == [10 / 40] * 12
 
 
+def test_many_updates_a_step_make_an_iteration_short() -> None:
+    """After it a run can be stopped and saved: it is not to take half an hour."""
+    config = dataclasses.replace(CONFIG, replay_ratio=20.0, offline_updates=500)
+    loop = loop_of(config, steps=40, data=data_of(30))
+    done = []
+    while loop.env_steps < 160:
+        loop.algorithm.batches.clear()
+        loop.iterate()
+        done.append((loop.log_step, len(loop.algorithm.batches)))
+    assert done[:4] == [(-300, 200), (-100, 200), (0, 100), (8, 0)]
+    assert done[-1] == (160, 160) and max(updates for _, updates in done) == 200
+
+
+def test_what_updates_log_is_averaged_over_those_that_log_it() -> None:
+    logged = _Means()
+    for i in range(4):
+        logged.add({"loss": torch.tensor(float(i)), **({"rare": torch.tensor(10.0 * i)} if i % 2 else {})})
+    assert logged.means() == {"loss": 1.5, "rare": 20.0}
+    assert _Means().means() == {}
+
+
 def test_one_buffer_of_all_makes_every_transition_as_likely_as_any_other() -> None:
     config = dataclasses.replace(CONFIG, offline_fraction=None, learning_starts=70, replay_ratio=80.0)
     # 36 steps of 2 environments, the last of which learns from the 70 transitions before it
     loop = loop_of(config, steps=36, num_envs=2, data=data_of(30))
-    loop.iterate()
+    while loop.env_steps < 72:
+        loop.iterate()
     shares = torch.tensor(loop.algorithm.shares())
     assert len(shares) == 160
     sigma = math.sqrt(0.3 * 0.7 / (160 * 40))

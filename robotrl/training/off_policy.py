@@ -22,7 +22,8 @@ from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import Env
 from robotrl.training.loop import EpisodeStatistics, Loop
 
-_OFFLINE_UPDATES_PER_ITERATION = 1_000
+_UPDATES_PER_ITERATION = 200
+"""After so many updates a loop can be stopped, saved and seen: they are minutes of the largest networks."""
 
 
 class OffPolicyLoop(Loop):
@@ -95,8 +96,7 @@ class OffPolicyLoop(Loop):
         """Learn from the data for a while, or take some control steps, learning beside them."""
         if self.offline_left:
             return self._learn_offline()
-        statistics = EpisodeStatistics()
-        metrics: list[dict[str, Tensor]] = []
+        statistics, metrics = EpisodeStatistics(), _Means()
         for _ in range(self.steps_of_iteration):
             with self.phase("policy"):
                 action = self._queue.next(self.obs, self._decide)
@@ -104,7 +104,7 @@ class OffPolicyLoop(Loop):
                 self.algorithm.observe(self.obs)
             with self.phase("update"):
                 if self._learning:
-                    metrics += self._update()
+                    self._update(metrics)
             with self.phase("simulation"):
                 step = pending.result()
             self.buffer.add(self.obs, action, step)
@@ -112,7 +112,13 @@ class OffPolicyLoop(Loop):
             statistics.add(step.log)
             self.obs = step.obs
             self.env_steps += self.env.num_envs
-        return statistics.means() | _means(metrics)
+        return statistics.means() | metrics.means()
+
+    @property
+    def steps_of_iteration(self) -> int:
+        """Control steps taken at a time: fewer where each is followed by many updates."""
+        updates_per_step = self.algorithm.config.replay_ratio * self.env.num_envs
+        return min(super().steps_of_iteration, max(1, int(_UPDATES_PER_ITERATION / updates_per_step)))
 
     @property
     def _learning(self) -> bool:
@@ -121,11 +127,12 @@ class OffPolicyLoop(Loop):
         return enough and self.buffer.can_sample(self.algorithm.policy.horizon)
 
     def _learn_offline(self) -> dict[str, float]:
-        count = min(_OFFLINE_UPDATES_PER_ITERATION, self.offline_left)
+        count, metrics = min(_UPDATES_PER_ITERATION, self.offline_left), _Means()
         with self.phase("update"):
-            metrics = [self.algorithm.update(self._sample()) for _ in range(count)]
+            for _ in range(count):
+                metrics.add(self.algorithm.update(self._sample()))
         self.offline_left -= count
-        return _means(metrics)
+        return metrics.means()
 
     def _decide(self, obs: dict[str, Tensor]) -> Tensor:
         config = self.algorithm.config
@@ -137,11 +144,12 @@ class OffPolicyLoop(Loop):
         shape = (len(next(iter(obs.values()))), self.algorithm.policy.chunk_dim)
         return torch.rand(shape, generator=self.algorithm.rng) * 2 - 1
 
-    def _update(self) -> list[dict[str, Tensor]]:
+    def _update(self, metrics: _Means) -> None:
         self._updates_owed += self.algorithm.config.replay_ratio * self.env.num_envs
         count = int(self._updates_owed)
         self._updates_owed -= count
-        return [self.algorithm.update(self._sample()) for _ in range(count)]
+        for _ in range(count):
+            metrics.add(self.algorithm.update(self._sample()))
 
     def _sample(self) -> Transitions:
         config, horizon = self.algorithm.config, self.algorithm.policy.horizon
@@ -185,6 +193,20 @@ def _online_updates(algorithm: ReplayLearner, total_steps: int, num_envs: int) -
     return int(config.replay_ratio * num_envs * max(0, control_steps - first))
 
 
-def _means(metrics: list[dict[str, Tensor]]) -> dict[str, float]:
-    names = {name for m in metrics for name in m}
-    return {n: float(torch.stack([m[n] for m in metrics if n in m]).mean()) for n in sorted(names)}
+class _Means:
+    """Means of what updates log; a sum for each name, as thousands of small tensors fragment the memory."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Take what one update logs."""
+        for name, value in metrics.items():
+            total = self._sums.setdefault(name, torch.zeros((), dtype=torch.float64))
+            total += value.detach()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each name over the updates that logged it."""
+        return {name: float(self._sums[name]) / self._counts[name] for name in sorted(self._sums)}
