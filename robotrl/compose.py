@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from robotrl.core import config
-from robotrl.core.catalog import GROUPS, available
+from robotrl.core.catalog import GROUPS, LISTED, available
 from robotrl.core.errors import UsageError, unknown_name
 from robotrl.core.paths import CONFIGS
 from robotrl.core.schema import first_line, read_yaml
@@ -74,6 +74,9 @@ def _compose(overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
         names = {"task_name": choices["task"] or "", "recipe": choices["recipe"]}
         document = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     with open_dict(document):
+        given = {word.partition("=")[0] for word in words}
+        if given & {"task", "algorithm"} and "target_return" not in given:
+            document.target_return = None  # a recipe's is of its own task and algorithm
         # of numpy's numbers OmegaConf knows nothing
         plain = {key: value.item() if hasattr(value, "item") else value for key, value in values.items()}
         merged = OmegaConf.merge(names, foreign, document, plain)
@@ -154,7 +157,7 @@ def _plain_errors() -> Iterator[None]:
     except MissingConfigException as error:
         group, _, name = (error.missing_cfg_file or "").partition("/")
         unknown = unknown_name(group, name, error.options or available(group))
-        more = "" if "(did you mean" in str(unknown) else "; see `robotrl list`"
+        more = "" if "(did you mean" in str(unknown) else f"; see `robotrl list {LISTED.get(group, group)}`"
         raise UsageError(f"{unknown}{more}") from error
     except OverrideParseException as error:
         raise UsageError(
@@ -168,7 +171,7 @@ def _plain_errors() -> Iterator[None]:
             key, _, several = word.partition("=")
             message = f"{word} gives several values: add --multirun to train each, or write {key}=[{several}]"
         if message.startswith("Config group override"):
-            message = f"{', '.join(GROUPS)} each take one NAME (see `robotrl list`)"
+            message = f"{', '.join(GROUPS)} each take one NAME (`robotrl list tasks` and so on)"
         raise UsageError(message) from error
 
 

@@ -59,7 +59,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("train recipe=quickstrat", "unknown recipe 'quickstrat' (did you mean 'quickstart'?)"),
         ("train recipe=quickstart policy=gausian", "unknown policy 'gausian' (did you mean 'gaussian'?)"),
         ("train recipe=quickstart algorithm.lerning_rate=1", "(did you mean 'learning_rate'?)"),
-        ("train recipe=quickstart total_steps=abc", "total_steps: expected int, got 'abc'"),
+        ("train recipe=quickstart total_steps=abc", "total_steps: expected int or null, got 'abc'"),
         ("train recipe=quickstart algorithm.gamma=1.5", "algorithm: gamma must be in [0, 1), got 1.5"),
         ("train recipe=quickstart seed=1,2", "seed=1,2 gives several values: add --multirun"),
         ("train recipe=quickstart seed=1,-2 --multirun", "seed must be at least 0, got -2"),

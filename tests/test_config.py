@@ -104,6 +104,14 @@ def test_later_sources_win(toy_configs: Path) -> None:
     assert (config.task_name, config.recipe, config.total_steps, config.seed) == ("toy", "toy", 3, 0)
 
 
+def test_a_recipes_target_is_of_its_own_task(toy_configs: Path) -> None:
+    with (toy_configs / "recipe/toy.yaml").open("a") as file:
+        file.write("target_return: 5\n")
+    assert compose(["recipe=toy"]).target_return == 5
+    assert compose(["recipe=toy", "task=toy"]).target_return is None
+    assert compose(["recipe=toy", "algorithm=toy", "target_return=7"]).target_return == 7
+
+
 def test_algorithm_supplies_policy_environments_and_steps(toy_configs: Path) -> None:
     config = compose(["recipe=toy", "policy.width=7"])
     assert (config.policy_class, config.policy) == (ToyPolicy, ToyPolicyConfig(width=7))
@@ -184,7 +192,7 @@ def test_sweep_expands_every_combination(toy_configs: Path) -> None:
         (f"algorithm._target_={__name__}.ToyTask", "must have a `config_class` that is a dataclass"),
         ("seed=${nope}", "nope"),
         ("task=5", "each take one NAME"),
-        ("task=zebra", "unknown task 'zebra'; known: toy; see `robotrl list`"),
+        ("task=zebra", "unknown task 'zebra'; known: toy; see `robotrl list tasks`"),
     ],
 )
 def test_wrong_input_is_one_clear_line(toy_configs: Path, word: str, message: str) -> None:

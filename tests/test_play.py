@@ -285,6 +285,7 @@ def make_run(folder: Path) -> Path:
         task=task,
         task_name="walker_walk",
         num_envs=4,
+        total_steps=1_000,
         algorithm_class=PPO,
         algorithm=PPO.config_class(),
         policy_class=GaussianPolicy,

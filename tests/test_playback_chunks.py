@@ -101,14 +101,17 @@ def test_a_run_is_exported_in_fewer_steps_verified_and_shown(tmp_path, capsys):
     (config,) = (tmp_path / "runs").rglob("config.yaml")
     run = config.parent
     assert main(["export", str(run), "--steps", "1"]) == 0
-    contract = Bundle.load(run / "bundle").contract
+    contract = Bundle.load(run / "bundle-1steps").contract
     assert (contract.sampling_steps, contract.horizon, contract.noise_dim) == (1, 3, 6)
     capsys.readouterr()
-    assert main(["verify", str(run / "bundle")]) == 0
+    assert main(["verify", str(run / "bundle-1steps")]) == 0
     assert "against the training policy" in capsys.readouterr().out
     assert main(["export", str(run), "--steps", "0"]) == 2
     assert "sampling_steps must be in 1 to 1000, got 0" in capsys.readouterr().err
-    assert main(["play", str(run / "bundle"), "--video", str(tmp_path / "v.mp4"), "--video-grid", "1x2"]) == 0
+    assert (
+        main(["play", str(run / "bundle-1steps"), "--video", str(tmp_path / "v.mp4"), "--video-grid", "1x2"])
+        == 0
+    )
     assert main(["evaluate", str(run), "--episodes", "2", "--video"]) == 0
 
 

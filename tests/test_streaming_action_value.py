@@ -23,8 +23,8 @@ from robotrl.policies.deterministic import LayerNormDeterministicConfig, LayerNo
 from robotrl.policies.softplus_gaussian import SoftplusGaussianConfig, SquashedSoftplusPolicy
 
 STREAMS = 2
-SOFT = StreamSACConfig(hidden=[16, 12], sparsity=0.5, alpha=0.3, actor_eta=0.05)
-DETERMINISTIC = StreamDACConfig(hidden=[16, 12], sparsity=0.5, noise_std=0.4, actor_eta=0.05)
+SOFT = StreamSACConfig(hidden=[16, 12], sparsity=0.5, alpha=0.3)
+DETERMINISTIC = StreamDACConfig(hidden=[16, 12], sparsity=0.5, noise_std=0.4)
 SAC_ACTOR = Actor([16, 12], Head.SQUASHED, Unit.RELU, log_std_bounds=(-0.5, 0.3), obs_clip=1.5)
 KINDS = {
     "s2ac": (SOFT, None),
@@ -92,8 +92,7 @@ def check(config: StreamQACConfig, actor: Actor | None, steps: int) -> None:
 @pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.value)
 def test_every_rule_is_the_formula(rule: Rule, kind: str) -> None:
     config, actor = KINDS[kind]
-    eta = config.actor_eta if rule is Rule.INTENTIONAL else 0.1  # what is not the rule's stays as it is
-    check(dataclasses.replace(config, rule=rule, actor_rule=rule, actor_eta=eta), actor, 150)
+    check(dataclasses.replace(config, rule=rule, actor_rule=rule), actor, 150)
 
 
 @pytest.mark.parametrize("kind", ["s2ac", "sdac"])

@@ -23,7 +23,7 @@ def export(words: Sequence[str]) -> None:
         "--out",
         metavar="DIR",
         type=Path,
-        help="folder to create (default: bundle in the run, where an older one is replaced)",
+        help="folder to create (default: bundle or bundle-Ksteps in the run; an older one is replaced)",
     )
     parser.add_argument(
         "--format",

@@ -6,15 +6,10 @@ import json
 from collections.abc import Sequence
 
 from robotrl.cli.terminal import command_parser, print_table
+from robotrl.core.catalog import LISTED
 from robotrl.core.errors import unknown_name
 
-_KINDS = {
-    "tasks": "task",
-    "realism": "realism",
-    "algorithms": "algorithm",
-    "policies": "policy",
-    "recipes": "recipe",
-}
+_KINDS = {listed: group for group, listed in LISTED.items()}
 
 # of the columns of a task's sizes
 _UNITS = ("", "", " Hz", " s")

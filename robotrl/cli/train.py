@@ -103,3 +103,20 @@ def _summarize(runs: Sequence[Path]) -> None:
     print_table(["task", "algorithm", "seed", "steps", "return", "95 % interval", "target", "bundle"], rows)
     for path in runs:
         print(f"run folder: {path}  (report: {path / 'report.html'})")
+        _tell_streams(path)
+
+
+def _tell_streams(run: Path) -> None:
+    """Say what a run's streams reached, of which the table shows one."""
+    file = run / "streams.json"
+    if not file.is_file():
+        return
+    document = json.loads(file.read_text())
+    returns = [stream["eval_return"] for stream in document["streams"]]
+    known = [value for value in returns if value is not None]
+    if len(returns) > 1 and known:
+        each = ", ".join("-" if value is None else f"{value:.1f}" for value in returns)
+        print(
+            f"{len(returns)} streams: mean return {sum(known) / len(known):.1f} ({each}); the table and the "
+            f"bundle are of stream {document['shown']} (from 0), the best while it learned"
+        )

@@ -7,7 +7,16 @@ from typing import Any
 
 from robotrl.core.paths import CONFIGS
 
-GROUPS = ("task", "realism", "algorithm", "policy", "recipe")
+LISTED = {
+    "task": "tasks",
+    "realism": "realism",
+    "algorithm": "algorithms",
+    "policy": "policies",
+    "recipe": "recipes",
+}
+"""Config group -> what `robotrl list` calls it."""
+
+GROUPS = tuple(LISTED)
 
 SIZES = CONFIGS / "task" / "sizes.json"
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from robotrl.core import checks
-from robotrl.core.catalog import GROUPS
+from robotrl.core.catalog import GROUPS, LISTED
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.schema import (
     fill,
@@ -231,7 +231,7 @@ def _section(document: Mapping[str, Any], name: str, default: Any = None) -> tup
         return load_target(target, name), options
     if default is None:
         raise UsageError(
-            f"no {name} given: add {name}=NAME (see `robotrl list`), a recipe=NAME or "
+            f"no {name} given: add {name}=NAME (`robotrl list {LISTED[name]}`), a recipe=NAME or "
             f"{name}._target_=package.module.Class"
         )
     return default, options

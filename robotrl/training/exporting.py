@@ -28,7 +28,8 @@ def export_run(
 
     Args:
         run: the run folder.
-        out: the bundle to make; `bundle` inside the run by default, where an older one is replaced.
+        out: the bundle to make; by default `bundle` inside the run, or `bundle-Ksteps` with other denoising
+            steps than in the training, where an older one is replaced.
         allow_simulation_only: see `export_policy`; the run's own option allows it too.
         sampling_steps: denoising steps of a decision; None for those of the training.
         formats: see `export_policy`.
@@ -41,8 +42,9 @@ def export_run(
         RobotrlError: see `export_policy`.
     """
     folder = RunFolder(run)
-    if out is None or Path(out).resolve() == folder.bundle.resolve():
-        out = folder.bundle
+    replaced = folder.bundle if sampling_steps is None else folder.path / f"bundle-{sampling_steps}steps"
+    if out is None or Path(out).resolve() == replaced.resolve():
+        out = replaced
     elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} exists: give --out a folder that does not, or an empty one")
     policy, config = load_policy_and_config(run)
