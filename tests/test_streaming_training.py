@@ -68,6 +68,15 @@ def test_the_stream_that_is_shown_is_the_best_by_its_newest_returns() -> None:
     assert returns.best() == 1
 
 
+def test_what_is_logged_of_an_update_is_not_an_episodes_end_alone(tmp_path: Path) -> None:
+    loop = make_loop(compose(overrides("stream_ac", tmp_path, "total_steps=4000")))
+    metrics = loop.iterate()
+    assert loop.env_steps == 2000 and loop.obs["policy"].isfinite().all()
+    # all four streams have just ended their tenth episode, which clears the traces
+    assert loop.algorithm.diagnostics()["stream/critic/trace"] == 0.0
+    assert metrics["stream/critic/trace"] > 0.0 and metrics["stream/actor/trace"] > 0.0
+
+
 @pytest.mark.parametrize("name", ["stream_ac", "stream_sac", "stream_dac"])
 def test_streams_are_told_what_the_step_brought(name: str, tmp_path: Path) -> None:
     """Ends, time limits, the true successor before the reset, and what is not to be learned from."""

@@ -26,6 +26,7 @@ from robotrl.training.run_folder import RunFolder, write_json
 from robotrl.training.streams_report import STREAMS_FILE
 
 WINDOWS = 100
+_SAMPLES_OF_ITERATION = 20
 
 
 class OnlineReturns:
@@ -121,7 +122,10 @@ class StreamingLoop(Loop):
         statistics = EpisodeStatistics()
         env, algorithm, clock = self.env, self.algorithm, time.perf_counter
         simulation_s = update_s = 0.0
-        for _ in range(self.steps_of_iteration):
+        steps = self.steps_of_iteration
+        stride = math.ceil(steps / _SAMPLES_OF_ITERATION)
+        inside: list[dict[str, float]] = []
+        for i in range(steps):
             start = clock()
             step = env.step(algorithm.act())
             stepped = clock()
@@ -133,11 +137,15 @@ class StreamingLoop(Loop):
             ended = done if np.count_nonzero(done) else None
             self.returns.add(step, ended, min(1.0, self.env_steps / self.total_steps))
             statistics.add(step.log)
+            # not the last step's alone: it may always be an episode's end, where traces are 0
+            if i % stride == stride // 2:
+                inside.append(algorithm.diagnostics())
         self.obs = step.obs
         self.phase_s["simulation"] += simulation_s
         self.phase_s["update"] += update_s
         algorithm.show(self.returns.best())
-        return statistics.means() | algorithm.diagnostics()
+        means = {name: float(np.mean([values[name] for values in inside])) for name in inside[0]}
+        return statistics.means() | means | algorithm.durations()
 
     def _learn(self, step: Step) -> None:
         try:

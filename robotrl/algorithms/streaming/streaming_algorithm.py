@@ -164,14 +164,22 @@ class StreamingAlgorithm(Algorithm):
         return {}
 
     def diagnostics(self) -> dict[str, float]:
-        """Return what the last update came to, mean over the streams; with a budget, their times."""
+        """Return what the last update came to, mean over the streams."""
         assert self.learner is not None
         found = {name: float(values.mean()) for name, values in self.learner.diagnostics().items()}
         names = {"critic/delta": "loss/td_error", "reward_scale": "value/reward_scale"}
-        durations = self.learner.durations
-        if durations.budget_s is not None:
-            found |= {"update_max_s": durations.max_s, "updates_over_budget": durations.over_budget}
         return {names.get(name, f"stream/{name}"): value for name, value in found.items()}
+
+    def durations(self) -> dict[str, float]:
+        """Return, with a budget, the longest update since `start` and how many took longer."""
+        assert self.learner is not None
+        durations = self.learner.durations
+        if durations.budget_s is None:
+            return {}
+        return {
+            "stream/update_max_s": durations.max_s,
+            "stream/updates_over_budget": durations.over_budget,
+        }
 
     def show(self, stream: int) -> None:
         """Let `policy` be the actor of one stream, as it is now."""
