@@ -108,7 +108,9 @@ def _summarize(runs: Sequence[Path]) -> None:
 
 def _tell_streams(run: Path) -> None:
     """Say what a run's streams reached, of which the table shows one."""
-    file = run / "streams.json"
+    from robotrl.training.streams_report import STREAMS_FILE
+
+    file = run / STREAMS_FILE
     if not file.is_file():
         return
     document = json.loads(file.read_text())
@@ -117,6 +119,6 @@ def _tell_streams(run: Path) -> None:
     if len(returns) > 1 and known:
         each = ", ".join("-" if value is None else f"{value:.1f}" for value in returns)
         print(
-            f"{len(returns)} streams: mean return {sum(known) / len(known):.1f} ({each}); the table and the "
-            f"bundle are of stream {document['shown']} (from 0), the best while it learned"
+            f"{len(returns)} streams: mean return {sum(known) / len(known):.1f} ({each}); the run's "
+            f"policy is that of stream {document['shown']} (from 0), the best while it learned"
         )
