@@ -63,7 +63,7 @@ def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
     with _plain_errors():
         parsed = OverridesParser.create().parse_overrides([_forced(word) for word in overrides])
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return jobs
+    return [[_unforced(word) for word in job] for job in jobs]
 
 
 def _compose(overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:

@@ -131,6 +131,17 @@ def test_cfg_prints_what_a_run_would_save(capsys: pytest.CaptureFixture[str], tm
     assert not (tmp_path / "runs").exists()
 
 
+def test_cfg_shows_the_policy_that_a_run_starts_from(
+    trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["train", "task=pendulum_swingup", "algorithm=stream_ac", "--cfg"]
+    assert main([*words, f"algorithm.init_from={trained}"]) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert from_yaml(tmp_path / "printed.yaml").policy == from_yaml(trained / "config.yaml").policy
+    assert main([*words, "algorithm.init_from=nowhere"]) == 2
+    assert error_line(capsys) == "run folder nowhere does not exist"
+
+
 def test_train_summarises_and_keeps_what_it_made(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = from_yaml(trained / "config.yaml")
     assert (config.task_name, config.total_steps, config.policy.hidden) == ("pendulum_swingup", 128, [8])
@@ -247,10 +258,26 @@ def test_multirun_checks_origins_first_and_shows_what_was_trained(
 
 def test_multirun_trains_every_combination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *PENDULUM, "export=false", "seed=3,4", "--multirun"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run folder: ")]
+    out = capsys.readouterr().out
+    assert "varied" not in out  # the seeds have a column of their own
+    lines = [line for line in out.splitlines() if line.startswith("run folder: ")]
     folders = [line.split()[2] for line in lines]
     configs = [from_yaml(Path(folder) / "config.yaml") for folder in folders]
     assert [config.seed for config in configs] == [3, 4]
+
+
+def test_multirun_tells_what_was_varied(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["task=cartpole_balance", "task.episode_length_s=0.2", "algorithm=stream_ac,stream_sac"]
+    words += ["total_steps=20", "eval_episodes=1", "export=false", "algorithm.gamma=0.9,0.95", "-m"]
+    assert main(["train", *words]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "cartpole_balance │" in line]
+    cells = [[cell.strip() for cell in row.split("│")] for row in rows]
+    assert [(row[2], row[-2]) for row in cells] == [
+        ("stream_ac", "algorithm.gamma=0.9"),
+        ("stream_ac", "algorithm.gamma=0.95"),
+        ("stream_sac", "algorithm.gamma=0.9"),
+        ("stream_sac", "algorithm.gamma=0.95"),
+    ]
 
 
 def test_model_that_does_not_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,6 +139,15 @@ def test_target_alone_names_a_task_of_ones_own(toy_configs: Path) -> None:
     assert config.task_name == "toy_task"
 
 
+def test_an_algorithm_of_ones_own_is_named_after_its_class(toy_configs: Path) -> None:
+    assert compose(["task=toy", "algorithm=toy"]).algorithm_name == "toy_algorithm"
+
+
+@pytest.mark.parametrize("name", available("algorithm"))
+def test_algorithms_have_the_name_they_are_chosen_by(name: str) -> None:
+    assert compose(["task=pendulum_swingup", f"algorithm={name}"]).algorithm_name == name
+
+
 def test_python_values_win_over_words(toy_configs: Path) -> None:
     config = compose(["recipe=toy", "seed=1"], {"seed": 2, "algorithm": {"hidden": [5]}})
     assert (config.seed, config.algorithm.hidden, config.algorithm.num_steps) == (2, [5], 3)

@@ -52,6 +52,7 @@ def test_python_runs(page: Path, trained: Path, tmp_path: Path, monkeypatch: pyt
         assert main(["export", str(trained), "--format", "onnx,c", "--out", "bundle"]) == 0
     else:
         shutil.copytree(trained / "bundle", tmp_path / "bundle")
+    shutil.copytree(trained, tmp_path / "RUN")
     names: dict[str, object] = {}
     for number, code in enumerate(blocks(page, "python")):
         name = f"{page.name}, block {number}"

@@ -326,7 +326,7 @@ def test_policy_acts_like_its_stream(preset: Preset, dtype: type, tolerance: flo
         with torch.no_grad():
             actions = policy(torch.from_numpy(obs)).numpy()
         own = [stream_ac.deterministic_action(np.tile(x, (2, 1)))[i] for x in obs]
-        np.testing.assert_allclose(actions, np.clip(own, -1, 1), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(actions, own, rtol=0, atol=tolerance)
     if preset is Preset.DEFAULT and dtype is np.float64:
         stream_ac.start(np.tile(obs[0], (2, 1)))
         mean, pre = np.split(stream_ac.current_outputs("actor")[1], 2)

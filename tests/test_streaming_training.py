@@ -177,7 +177,7 @@ def test_the_policy_is_the_actor_that_learned(algorithm: str) -> None:
     for i, policy in enumerate(loop.algorithm.policies()):
         mean = loop.algorithm.learner.deterministic_action(loop.obs["policy"].numpy())[i]
         shown = policy.act(loop.obs, deterministic=True)[i].numpy()
-        np.testing.assert_allclose(shown, np.clip(mean, -1, 1), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(shown, mean, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

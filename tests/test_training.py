@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import overrides
+from tiny_runs import PENDULUM, overrides
 
 from robotrl.compose import compose
 from robotrl.core import checkpoint
@@ -206,6 +206,24 @@ def test_ctrl_c_after_the_training_interrupts_at_once_and_resume_evaluates(tmp_p
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == files
 
 
+@pytest.mark.parametrize("function", ["export_policy", "write_report"])
+def test_a_run_killed_after_its_evaluation_is_completed(function, tmp_path, monkeypatch):
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    words = [*PENDULUM, f"runs_dir={tmp_path}"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_module, function, killed)
+        train(compose(words), show_progress=False)
+    run = RunFolder(next(tmp_path.rglob("config.yaml")).parent)
+    assert run.evaluation.is_dir() and not run.report.exists()
+    resume(run.path, show_progress=False)
+    checks = json.loads((run.bundle / "verification.json").read_text())
+    assert checks and all(check["passed"] for check in checks) and run.report.is_file()
+    with pytest.raises(UsageError, match="is complete"):
+        resume(run.path, show_progress=False)
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "sb3_ppo"])
 def test_ctrl_c_recommends_only_what_can_be_done(algorithm, tmp_path, monkeypatch):
     if algorithm == "ppo":
@@ -338,6 +356,25 @@ def test_progress_of_a_resumed_run_starts_where_it_was():
     loop.env_steps = 640
     (task,) = Progress(config, enabled=False, loop=loop)._bar.tasks
     assert (task.completed, task.total) == (640, 1000)
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys):
+    loop = make_loop(compose(overrides("ppo", Path("unused"), "total_steps=1000")))
+    config = compose(overrides("ppo", Path("unused"), "total_steps=1000"))
+    with Progress(config, enabled=True, loop=loop, line_every_s=0.0) as progress:
+        metrics = {"time/env_steps_per_s": 2340.0, "episode/return": 1.25, "episode/success": 0.5}
+        progress.update(250, metrics)
+        progress.stage("evaluating")
+    first, second = capsys.readouterr().err.splitlines()
+    figures = "25% · 250/1k · 2.34k steps/s · return 1.2 · success 50% · 0:00:00"
+    assert first.startswith(f"cartpole_balance · ppo: {figures}")
+    assert second == "cartpole_balance · ppo: evaluating"
+
+    with Progress(config, enabled=True, loop=loop) as progress:
+        progress.update(250, metrics)
+        assert capsys.readouterr().err == ""  # not every iteration
+        progress.update(1000, metrics)
+    assert "100% · 1k/1k" in capsys.readouterr().err
 
 
 def test_ant_is_refused_before_anything_is_made(tmp_path):

@@ -32,6 +32,7 @@ train recipe=quickstart seed=0,1,2 --multirun
 train task=planar_push algorithm=expo policy=flow data=datasets/planar_push/expert-v0
 train task=walker_walk algorithm=sac --cfg
 train --resume runs/NAME"""
+_CHOICES = ("task", "algorithm", "seed")
 
 
 def train(words: Sequence[str]) -> None:
@@ -53,36 +54,42 @@ def train(words: Sequence[str]) -> None:
             raise UsageError("--resume continues a run with its own configuration: give nothing else")
         from robotrl.training.train import resume
 
-        _summarize([resume(args.resume)])
+        _summarize([resume(args.resume)], [""])
         return
     from robotrl.compose import compose, split_sweep
+    from robotrl.training.train import inherited
+    from robotrl.training.train import train as run_training
 
     # every job is checked before the first one starts
-    configs = [compose(job) for job in (split_sweep(args.words) if args.multirun else [args.words])]
+    jobs = split_sweep(args.words) if args.multirun else [args.words]
+    configs = [inherited(compose(job)) for job in jobs]
     if args.cfg:
         from robotrl.core.config import to_yaml
 
         print("---\n".join(to_yaml(config) for config in configs), end="")
         return
-    from robotrl.training.train import inherited
-    from robotrl.training.train import train as run_training
-
-    for config in configs:
-        inherited(config)
     runs: list[Path] = []
     try:
-        for config in configs:
-            runs.append(run_training(config))
+        for job in jobs:
+            runs.append(run_training(compose(job)))
     finally:  # what was trained before another job failed is of use all the same
         if runs:
-            _summarize(runs)
+            _summarize(runs, _varied(jobs))
 
 
-def _summarize(runs: Sequence[Path]) -> None:
+def _varied(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Return what tells each job from the others, besides what has a column of its own."""
+    common = set(jobs[0]).intersection(*jobs)
+    shown = tuple(f"{name}=" for name in _CHOICES)
+    return [" ".join(word for word in job if not (word in common or word.startswith(shown))) for job in jobs]
+
+
+def _summarize(runs: Sequence[Path], varied: Sequence[str]) -> None:
+    """Print what runs reached, and what was varied between them and those that are not there."""
     from robotrl.training.run_folder import RunFolder
 
     rows = []
-    for run in map(RunFolder, runs):
+    for run, words in zip(map(RunFolder, runs), varied, strict=False):
         config = run.config()
         scores = json.loads((run.evaluation / "summary.json").read_text())
         target = "-"
@@ -92,17 +99,19 @@ def _summarize(runs: Sequence[Path]) -> None:
         rows.append(
             (
                 config.task_name,
-                config.algorithm_class.__name__,
+                config.algorithm_name,
                 str(config.seed),
                 f"{scores['env_steps']:,}",
                 *score(scores),
                 target,
                 "verified" if config.export else "-",
+                *([words] if any(varied) else []),
             )
         )
-    print_table(["task", "algorithm", "seed", "steps", "return", "95 % interval", "target", "bundle"], rows)
+    titles = [*_CHOICES, "steps", "return", "95 % interval", "target", "bundle"]
+    print_table([*titles, "varied"] if any(varied) else titles, rows)
     for path in runs:
-        print(f"run folder: {path}  (report: {path / 'report.html'})")
+        print(f"run folder: {path}  (report: {RunFolder(path).report})")
         _tell_streams(path)
 
 

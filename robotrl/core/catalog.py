@@ -36,6 +36,14 @@ def available(group: str) -> dict[str, str]:
     return {file.stem: _description(file.read_text(encoding="utf-8")) for file in files}
 
 
+def name_of(group: str, target: str) -> str | None:
+    """Return the name that stands for the class with this import path, None where none does."""
+    for file in (CONFIGS / group).glob("*.yaml"):
+        if f"_target_: {target}" in file.read_text(encoding="utf-8").splitlines():
+            return file.stem
+    return None
+
+
 def _description(text: str) -> str:
     for line in text.splitlines():
         comment = line.removeprefix("#").strip()

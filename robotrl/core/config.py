@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from robotrl.core import checks
-from robotrl.core.catalog import GROUPS, LISTED
+from robotrl.core.catalog import GROUPS, LISTED, name_of
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.schema import (
     fill,
@@ -149,6 +149,12 @@ class PolicyConfig:
     origin: PolicyConfig | None = None
     """What the trained policy is made of that the algorithm builds on in place of a fresh `policy`; written
     by runs that keep such a policy as it is."""
+
+    @property
+    def algorithm_name(self) -> str:
+        """As in `algorithm=NAME`; of a class that has no such name, the class's in snake case."""
+        name = name_of("algorithm", path_of(self.algorithm_class))
+        return name or snake_case(self.algorithm_class.__name__)
 
 
 @dataclass(kw_only=True)

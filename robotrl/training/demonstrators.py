@@ -58,7 +58,7 @@ def trained_policy(run: Path, deterministic: bool, env: Env, rng: torch.Generato
             f"{difference}; leave task away, or collect with another policy"
         )
     return Demonstrator(
-        config.algorithm_class.__name__.lower(),
+        config.algorithm_name,
         Controller(lambda obs: policy.act(obs, deterministic=deterministic, rng=rng), policy.horizon),
         {
             "deterministic": deterministic,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -12,17 +14,26 @@ from rich.table import Column
 from robotrl.core.config import TrainConfig
 from robotrl.training.loop import Loop
 
+_LINE_EVERY_S = 30.0
+"""Between two lines in a log file."""
+
 
 class Progress:
-    """A progress bar on stderr; where that is not a terminal only its last state is printed.
+    """A progress bar on stderr; where that is not a terminal, such as a cluster's log, a line now and then.
 
     Args:
         config: of the run.
         enabled: whether anything is shown.
         loop: the loop, which may have come some way already.
+        line_every_s: time between two lines where there is no terminal.
     """
 
-    def __init__(self, config: TrainConfig, enabled: bool, loop: Loop) -> None:
+    def __init__(
+        self, config: TrainConfig, enabled: bool, loop: Loop, line_every_s: float = _LINE_EVERY_S
+    ) -> None:
+        console = Console(stderr=True)
+        self._prints_lines = enabled and not console.is_terminal
+        self._line_every_s, self._next_line_s = line_every_s, time.monotonic() + line_every_s
         self._bar = RichProgress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -34,20 +45,21 @@ class Progress:
             TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TextColumn("eta"),
             TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(no_wrap=True)),
-            console=Console(stderr=True),
-            disable=not enabled,
+            console=console,
+            disable=not enabled or self._prints_lines,
             refresh_per_second=4,
             speed_estimate_period=60.0,
         )
         self._first, self._last = -loop.offline_updates, config.total_steps
         self._task = self._bar.add_task(
-            f"{config.task_name} · {config.algorithm_class.__name__}",
+            f"{config.task_name} · {config.algorithm_name}",
             total=config.total_steps - self._first,
             completed=loop.log_step - self._first,
             steps="",
             figures="",
         )
         self._return: float | None = None
+        self._success: float | None = None
         self._evaluation: float | None = None
 
     def __enter__(self) -> Progress:
@@ -71,6 +83,7 @@ class Progress:
         """
         self._return = metrics.get("episode/return", self._return)
         offline = metrics.get("time/offline_updates_per_s")
+        self._success = metrics.get("episode/success", self._success)
         figures = [
             f"{_short(metrics['time/env_steps_per_s'])} steps/s"
             if offline is None
@@ -81,6 +94,8 @@ class Progress:
         elif "reward/total" in metrics:
             # no whole episode has ended yet
             figures.append(f"reward {metrics['reward/total']:.3f} a step")
+        if self._success is not None:
+            figures.append(f"success {100 * self._success:.0f}%")
         if self._evaluation is not None:
             figures.append(f"eval {self._evaluation:.1f}")
         self._bar.update(
@@ -91,6 +106,19 @@ class Progress:
             else f"offline {_short(log_step - self._first)}/{_short(-self._first)}",
             figures=" · ".join(figures),
         )
+        if self._prints_lines and (log_step >= self._last or time.monotonic() >= self._next_line_s):
+            self._print_line()
+            self._next_line_s = time.monotonic() + self._line_every_s
+
+    def _print_line(self) -> None:
+        (task,) = self._bar.tasks
+        fields = task.fields
+        times = [_clock(task.elapsed)]
+        if not task.finished and task.time_remaining is not None:
+            times.append(f"eta {_clock(task.time_remaining)}")
+        parts = [f"{task.percentage:.0f}%", fields["steps"], fields["figures"], " ".join(times)]
+        line = f"{task.description}: {' · '.join(filter(None, parts))}"
+        self._bar.console.print(line, highlight=False, soft_wrap=True)
 
     def evaluated(self, mean: float) -> None:
         """Remember the last evaluation's mean return."""
@@ -102,7 +130,14 @@ class Progress:
 
     def stage(self, name: str) -> None:
         """Name what happens after training."""
-        self._bar.update(self._task, description=name)
+        if self._prints_lines:
+            self._bar.console.print(f"{self._bar.tasks[0].description}: {name}", highlight=False)
+        else:
+            self._bar.update(self._task, description=name)
+
+
+def _clock(seconds: float | None) -> str:
+    return str(timedelta(seconds=round(seconds or 0.0)))
 
 
 def _short(count: float) -> str:

@@ -46,12 +46,11 @@ def write_report(run: Path) -> Path:
         page = _environment().get_template("report.html.j2").render(_content(folder))
     except jinja2.UndefinedError as error:
         raise RobotrlError(f"a JSON file of the run {folder.path} lacks a field: {error}") from error
-    path = folder.path / "report.html"
     try:
-        write_text_aside(path, page)
+        write_text_aside(folder.report, page)
     except OSError as error:
-        raise RobotrlError(f"cannot write {path}: {error.strerror}") from error
-    return path
+        raise RobotrlError(f"cannot write {folder.report}: {error.strerror}") from error
+    return folder.report
 
 
 def _environment() -> jinja2.Environment:

@@ -47,7 +47,7 @@ class RunFolder:
 
         A folder that cannot be filled, as on a full disk, is removed again.
         """
-        parent = Path(cfg.runs_dir) / cfg.task_name / cfg.algorithm_class.__name__.lower()
+        parent = Path(cfg.runs_dir) / cfg.task_name / cfg.algorithm_name
         stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_s{cfg.seed}"
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +94,11 @@ class RunFolder:
     def bundle(self) -> Path:
         """The exported policy."""
         return self.path / "bundle"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows the run."""
+        return self.path / "report.html"
 
     @property
     def failures(self) -> Path:

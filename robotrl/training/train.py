@@ -114,7 +114,9 @@ def _resume(run: RunFolder, show_progress: bool) -> Path:
     except (KeyError, RuntimeError) as error:
         message = " ".join(str(error).split())
         raise RobotrlError(f"{run.latest_checkpoint()} does not fit {run.config_file}: {message}") from error
-    if loop.log_step >= config.total_steps and evaluated_steps(run) == loop.env_steps:
+    # the report is the last thing that a run makes
+    finished = evaluated_steps(run) == loop.env_steps and run.report.is_file()
+    if loop.log_step >= config.total_steps and finished and (run.bundle.is_dir() or not config.export):
         raise UsageError(
             f"run {run.path} is complete ({loop.env_steps} of {config.total_steps} steps): see its report, "
             f"score it again with `robotrl evaluate {run.path}` or train a new run with more total_steps"

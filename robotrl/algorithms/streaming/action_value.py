@@ -111,7 +111,7 @@ class StreamQAC(StreamLearner):
         return np.tanh(self.act()) if self.actor.head.is_squashed else self.act()
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:
-        """Return the actions without noise, (N, A), for raw observations (N, D); nothing is learned."""
+        """Return the actions without noise, (N, A) in [-1, 1], for raw observations; nothing is learned."""
         return np.tanh(self.outputs("actor", obs)[:, : self.action_dim])
 
     def values(self, obs: npt.ArrayLike, action: npt.ArrayLike) -> Doubles:

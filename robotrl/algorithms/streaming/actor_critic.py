@@ -147,18 +147,24 @@ class StreamAC(StreamLearner):
             raise UsageError(
                 "actions are indices, of which `act` returns one per stream: there is no command"
             )
-        if self.actor.head.is_squashed:
-            return np.tanh(self.act())
-        # np.clip costs several times as much on so few numbers
-        return np.minimum(np.maximum(self.act(), -1.0), 1.0)
+        return self._within_limits(self.act())
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:
-        """Return the mean (N, A), or the likeliest index (N, 1), for raw observations (N, D).
+        """Return the actions without noise for raw observations (N, D); nothing is learned.
 
-        Nothing is learned; means are neither cut at the actuators' limits nor squashed.
+        Returns:
+            What the actuators receive of the mean, (N, A) in [-1, 1], or the likeliest index, (N, 1).
         """
         outputs = self.outputs("actor", obs)
-        return outputs.argmax(1)[:, None] if self.discrete else outputs[:, : self.action_dim]
+        if self.discrete:
+            return outputs.argmax(1)[:, None]
+        return self._within_limits(outputs[:, : self.action_dim])
+
+    def _within_limits(self, action: Reals) -> Reals:
+        if self.actor.head.is_squashed:
+            return np.tanh(action)
+        # np.clip costs several times as much on so few numbers
+        return np.minimum(np.maximum(action, -1.0), 1.0)
 
     def values(self, obs: npt.ArrayLike) -> Doubles:
         """Return V(s) in units of the raw reward, (N,), for raw observations (N, D)."""
