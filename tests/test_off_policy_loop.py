@@ -11,11 +11,12 @@ from test_off_policy import rng
 from torch import Tensor
 
 from robotrl.algorithms.off_policy.td3 import TD3, TD3Config
+from robotrl.compose import compose
 from robotrl.data.replay import Replay, Transitions
 from robotrl.envs.vec_env import VecEnv
 from robotrl.policies.deterministic import DeterministicConfig, DeterministicPolicy
 from robotrl.tasks.control_suite.pendulum import Pendulum
-from robotrl.training.off_policy import OffPolicyLoop, _Means
+from robotrl.training.off_policy import OffPolicyLoop, _Means, few_updates
 
 CONFIG = TD3Config(hidden=[8], batch_size=40, learning_starts=20, gamma=0.5)
 
@@ -150,3 +151,22 @@ def test_one_buffer_of_all_makes_every_transition_as_likely_as_any_other() -> No
     assert abs(float(shares.mean()) - 0.3) < 4 * sigma
     # drawn anew for each batch: it varies as a binomial does
     assert float(shares.std()) == pytest.approx(math.sqrt(0.3 * 0.7 / 40), rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("words", "warned"),
+    [
+        ("algorithm=sac", False),  # 1,024 simulations
+        ("algorithm=sac num_envs=25", False),
+        ("algorithm=sac num_envs=24", True),
+        ("algorithm=sac num_envs=1 algorithm.replay_ratio=1", False),
+        ("algorithm=td3", False),
+        ("algorithm=bc", False),
+        ("algorithm=ppo num_envs=1", False),
+    ],
+)
+def test_updates_that_are_rare_with_few_simulations_are_told(words: str, warned: bool) -> None:
+    warning = few_updates(compose(["task=pendulum_swingup", *words.split()]))
+    assert (warning is not None) is warned
+    if warning is not None:
+        assert "24 lead to an update every 1.04 control steps" in warning

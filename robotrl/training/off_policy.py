@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robotrl.algorithms.off_policy.learner import ReplayLearner
+from robotrl.core.config import TrainConfig
 from robotrl.core.errors import UsageError
 from robotrl.data.mix import ReplayMix
 from robotrl.data.replay import Replay, Transitions
@@ -24,6 +25,8 @@ from robotrl.training.loop import EpisodeStatistics, Loop
 
 _UPDATES_PER_ITERATION = 200
 """After so many updates a loop can be stopped, saved and seen: they are minutes of the largest networks."""
+_RATIO_OF_MANY = 0.1
+"""A replay ratio below it is meant for hundreds of simulations."""
 
 
 class OffPolicyLoop(Loop):
@@ -184,6 +187,20 @@ class OffPolicyLoop(Loop):
             self.buffer.cut()  # other episodes begin
         self._updates_owed = state["updates_owed"]
         self.offline_left = state["offline_left"]
+
+
+def few_updates(config: TrainConfig) -> str | None:
+    """Return a warning where a replay ratio that is meant for many simulations meets few."""
+    if config.algorithm_class.loop != "off_policy" or not config.total_steps:
+        return None
+    ratio: float = config.algorithm.replay_ratio
+    if ratio >= _RATIO_OF_MANY or ratio * config.num_envs >= 1.0:
+        return None
+    return (
+        f"algorithm.replay_ratio={ratio:g} is for many simulations; {config.num_envs} lead to an update "
+        f"every {1.0 / (ratio * config.num_envs):.3g} control steps: algorithm.replay_ratio=1 learns more from "
+        "each"
+    )
 
 
 def _online_updates(algorithm: ReplayLearner, total_steps: int, num_envs: int) -> int:

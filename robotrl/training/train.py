@@ -26,7 +26,7 @@ from robotrl.training.fine_tuning import go_on_from_origin, inherit
 from robotrl.training.lock import training_lock
 from robotrl.training.loop import Loop
 from robotrl.training.metrics import MetricsLogger
-from robotrl.training.off_policy import OffPolicyLoop
+from robotrl.training.off_policy import OffPolicyLoop, few_updates
 from robotrl.training.on_policy import OnPolicyLoop
 from robotrl.training.playback import own_task
 from robotrl.training.pretrained import inherit_policy, start_from_origin
@@ -186,8 +186,9 @@ def _run(
     ):
         if state is not None and isinstance(config.task, ForeignTask):
             progress.warn(f"{config.task.name} cannot be saved: learning goes on, its episodes start anew")
-        if state is None and (warning := missing_prior(config)) is not None:
-            progress.warn(warning)
+        if state is None:
+            for warning in filter(None, (missing_prior(config), few_updates(config))):
+                progress.warn(warning)
         with stop_on_ctrl_c() as stop:
             _train_loop(run, config, loop, logger, clock, progress, stop)
         if stop.requested:
