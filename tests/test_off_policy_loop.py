@@ -169,4 +169,4 @@ def test_updates_that_are_rare_with_few_simulations_are_told(words: str, warned:
     warning = few_updates(compose(["task=pendulum_swingup", *words.split()]))
     assert (warning is not None) is warned
     if warning is not None:
-        assert "24 lead to an update every 1.04 control steps" in warning
+        assert "24 make an update every 1.04 control steps" in warning

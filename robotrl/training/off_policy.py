@@ -196,10 +196,10 @@ def few_updates(config: TrainConfig) -> str | None:
     ratio: float = config.algorithm.replay_ratio
     if ratio >= _RATIO_OF_MANY or ratio * config.num_envs >= 1.0:
         return None
+    every = f"{1.0 / (ratio * config.num_envs):.3g} control steps"
     return (
-        f"algorithm.replay_ratio={ratio:g} is for many simulations; {config.num_envs} lead to an update "
-        f"every {1.0 / (ratio * config.num_envs):.3g} control steps: algorithm.replay_ratio=1 learns more from "
-        "each"
+        f"algorithm.replay_ratio={ratio:g} is for many simulations, {config.num_envs} make an update every "
+        f"{every}: algorithm.replay_ratio=1 learns more from each"
     )
 
 
