@@ -14,7 +14,7 @@ from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.compiled import fill_normal
 from robotrl.algorithms.streaming.config import Preset, StreamACConfig, StreamQConfig, StreamTDConfig
 from robotrl.algorithms.streaming.fine_tuning import TrainedCritic, stream_from_policy
-from robotrl.algorithms.streaming.policy import StreamPolicy, write_policy
+from robotrl.algorithms.streaming.policy import StreamPolicy, mlp_tensors, write_policy
 from robotrl.algorithms.streaming.rules.codes import Rule
 from robotrl.algorithms.streaming.units import Unit
 from robotrl.core.errors import UsageError
@@ -138,7 +138,8 @@ def test_trained_critic_says_what_it_said() -> None:
     net = MLP(OBS, [7, 9], 1, Activation.TANH, Init.ORTHOGONAL, torch.Generator().manual_seed(0))
     net = net.double().requires_grad_(False)
     policy = make("ppo_elu")
-    learner = fine_tune(policy, critic=TrainedCritic(net, mean=30.0, std=4.0, samples=1000))
+    critic = TrainedCritic(mlp_tensors(net), Unit.TANH, mean=30.0, std=4.0, samples=1000)
+    learner = fine_tune(policy, critic=critic)
     assert learner.config.critic_unit is Unit.TANH
     np.testing.assert_allclose(learner.reward_scale(), 4.0, rtol=1e-9)
     obs = np.random.default_rng(0).normal(size=(2, OBS))

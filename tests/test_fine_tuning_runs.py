@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -127,6 +128,58 @@ def test_sacs_critic_values_actions_as_it_did(runs: dict[str, Path], tmp_path: P
     np.testing.assert_allclose(values, expected, rtol=5e-3, atol=1e-3)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["stream_ac", "stream_sac", "stream_dac"])
+def test_a_streams_critic_values_as_it_did(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    run = RunFolder(shutil.copytree(runs[name], tmp_path / "origin"))
+    state = checkpoint.load(run.latest_checkpoint())
+    state["algorithm"]["stream"] = 2  # which of them did best is chance
+    run.save_checkpoint(state["env_steps"] + 1, state, 2)
+    more = ["algorithm.keep_critic=true", "algorithm.std_scale=1", "algorithm.hidden=[3]"]
+    config = inherit(compose(words(run.path, tmp_path, *more, algorithm=name)))
+    assert config.algorithm.hidden == [16]
+    loop = make_loop(config)
+    origin = make_loop(run.config(), resumed=True)
+    origin.load_state_dict(state)
+    learner, theirs, shown = loop.algorithm.learner, origin.algorithm.learner, 2
+    # the first observation of the new run entered the normaliser of policy and critic
+    learner.streams.obs_statistics[:] = theirs.streams.obs_statistics[shown]
+    statistics = [streams.streams.reward_statistics for streams in (learner, theirs)]
+    np.testing.assert_allclose(statistics[0][:, 1:], [statistics[1][shown, 1:]] * 2, rtol=1e-12)
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(4, theirs.obs_dim)), rng.uniform(-1, 1, (4, 1))
+    given = [obs] if name == "stream_ac" else [obs, action]
+    expected = theirs.values(*(np.tile(values[shown], (4, 1)) for values in given))[shown]
+    values = learner.values(*(np.tile(values[shown], (2, 1)) for values in given))
+    np.testing.assert_allclose(values, [expected] * 2, rtol=1e-5)
+
+
+def test_the_discount_of_a_swept_stream_is_its_own(runs: dict[str, Path], tmp_path: Path) -> None:
+    swept = overrides("stream_ac", tmp_path / "swept", "algorithm.sweep={gamma: [0.9, 0.91, 0.92, 0.93]}")
+    run = train(compose([*swept, "total_steps=2000"]), show_progress=False)
+    own = 0.9 + json.loads((run / "streams.json").read_text())["shown"] / 100
+    keeps = words(run, tmp_path / "new", "algorithm.keep_critic=true")
+    assert inherit(compose([*keeps, f"algorithm.gamma={own}"])).algorithm.hidden == [16]
+    with pytest.raises(
+        UsageError, match=rf"has gamma={own}, the streams have 0.5: set algorithm.gamma={own}"
+    ):
+        inherit(compose([*keeps, "algorithm.gamma=0.5"]))
+
+
+def test_a_critic_of_unscaled_rewards_has_no_scale(tmp_path: Path) -> None:
+    unscaled = overrides("stream_ac", tmp_path / "unscaled", "algorithm.scale_reward=false")
+    run = train(compose([*unscaled, "total_steps=2000"]), show_progress=False)
+    keeps = words(run, tmp_path / "new", "algorithm.keep_critic=true")
+    with pytest.raises(UsageError, match=r"were not scaled: set algorithm\.scale_reward=false"):
+        inherit(compose(keeps))
+    learner = make_loop(inherit(compose([*keeps, "algorithm.scale_reward=false"]))).algorithm.learner
+    origin = checkpoint.load(RunFolder(run).latest_checkpoint())["algorithm"]
+    assert learner.reward_scale().tolist() == [1.0, 1.0]
+    row = origin["learner"]["memory"][origin["stream"]].numpy()
+    critic = learner.parameters("critic")[0]
+    assert any(np.array_equal(critic, row[i : i + len(critic)]) for i in range(len(row) - len(critic) + 1))
+
+
 @pytest.mark.parametrize(
     ("origin", "algorithm", "keep_critic"),
     [
@@ -136,6 +189,7 @@ def test_sacs_critic_values_actions_as_it_did(runs: dict[str, Path], tmp_path: P
         ("sac", "stream_sac", True),
         ("stream_sac", "stream_sac", False),
         ("stream_dac", "stream_dac", False),
+        ("stream_ac", "stream_ac", True),
     ],
 )
 def test_a_run_goes_on_is_exported_and_resumes_without_its_origin(
@@ -175,7 +229,7 @@ def test_a_run_goes_on_is_exported_and_resumes_without_its_origin(
         ("ppo", ["task=acrobot_swingup"], "does not fit task acrobot_swingup as it is set: "),
         ("ppo", ["policy=gaussian"], "leave policy= out"),
         ("ppo", ["policy=softplus_gaussian"], "leave policy= out"),  # the default, but not what it would be
-        ("sac", ["algorithm.keep_critic=true"], "keep_critic needs a run of ppo"),
+        ("sac", ["algorithm.keep_critic=true"], "keep_critic needs a run of ppo or stream_ac whose"),
         ("alone", ["algorithm.keep_critic=true"], "had one environment: set algorithm.keep_critic=false"),
         (
             "ppo",
@@ -187,16 +241,7 @@ def test_a_run_goes_on_is_exported_and_resumes_without_its_origin(
             ["algorithm.keep_critic=true", "algorithm.sweep={gamma: [0.99, 0.95]}"],
             "the streams have 0.95, 0.99: set",
         ),
-        (
-            "stream_sac",
-            ["algorithm=stream_sac", "algorithm.keep_critic=true"],
-            "keep_critic needs a run of sac",
-        ),
-        (
-            "stream_dac",
-            ["algorithm=stream_dac", "algorithm.std_scale=1", "algorithm.keep_critic=true"],
-            "stream_dac goes on from no critic",
-        ),
+        ("stream_sac", ["algorithm.keep_critic=true"], "keep_critic needs a run of ppo or stream_ac whose"),
         ("stream_dac", ["algorithm=stream_dac"], "a deterministic policy has noise_std instead"),
         ("ppo", ["algorithm=stream_sac"], "goes on from one of Squashed.*, got GaussianPolicy"),
         ("deep", [], "the actor has 2 and the critic has 1"),

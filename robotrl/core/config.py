@@ -152,9 +152,8 @@ class PolicyConfig:
 
     @property
     def algorithm_name(self) -> str:
-        """As in `algorithm=NAME`; of a class that has no such name, the class's in snake case."""
-        name = name_of("algorithm", path_of(self.algorithm_class))
-        return name or snake_case(self.algorithm_class.__name__)
+        """As in `algorithm=NAME`."""
+        return algorithm_name(self.algorithm_class)
 
 
 @dataclass(kw_only=True)
@@ -253,6 +252,11 @@ def _refuse_misplaced(run_options: Mapping[str, Any], schemas: Mapping[str, type
             if key in {field.name for field in dataclasses.fields(schema)}:
                 raise UsageError(f"unknown key {key!r} (did you mean '{section}.{key}'?)")
         raise unknown_key(key, key, list(dict.fromkeys([*fields, *GROUPS])))
+
+
+def algorithm_name(algorithm_class: type) -> str:
+    """Return what `algorithm=NAME` calls a class; of one that has no such name, its own in snake case."""
+    return name_of("algorithm", path_of(algorithm_class)) or snake_case(algorithm_class.__name__)
 
 
 def check_seed(seed: int, name: str = "seed") -> None:

@@ -17,12 +17,16 @@ from robotrl.algorithms.algorithm import Algorithm
 from robotrl.algorithms.off_policy.sac import SAC, SACConfig
 from robotrl.algorithms.on_policy.ppo import PPO, PPOConfig
 from robotrl.algorithms.streaming.fine_tuning import TrainedCritic, check_policy
-from robotrl.algorithms.streaming.stream_action_value import StreamSoftActorCritic
+from robotrl.algorithms.streaming.policy import mlp_tensors
+from robotrl.algorithms.streaming.stream_action_value import (
+    StreamDeterministicActorCritic,
+    StreamSoftActorCritic,
+)
 from robotrl.algorithms.streaming.stream_actor_critic import StreamActorCritic
 from robotrl.algorithms.streaming.streaming_algorithm import StreamingAlgorithm, StreamingOptions
 from robotrl.algorithms.streaming.units import Unit
 from robotrl.core import checkpoint
-from robotrl.core.config import TrainConfig
+from robotrl.core.config import TrainConfig, algorithm_name
 from robotrl.core.errors import UsageError
 from robotrl.networks.mlp import MLP, Init, Norm
 from robotrl.policies.policy import Policy
@@ -34,7 +38,11 @@ _MOST_SAMPLES = 10_000
 """What the deviation of the critic's values counts as at most: it is of one state per environment, however
 long the training was, and the rewards' own is to take over from it."""
 
-_CRITICS: dict[type, type[PPO] | type[SAC]] = {StreamActorCritic: PPO, StreamSoftActorCritic: SAC}
+_CRITICS: dict[type, tuple[type[Algorithm], ...]] = {
+    StreamActorCritic: (PPO, StreamActorCritic),
+    StreamSoftActorCritic: (SAC, StreamSoftActorCritic),
+    StreamDeterministicActorCritic: (StreamDeterministicActorCritic,),
+}
 """Whose critics a streaming algorithm goes on from."""
 
 
@@ -51,29 +59,52 @@ def inherit(config: TrainConfig) -> TrainConfig:
     source = RunFolder(Path(algorithm.init_from)).config()
     refuse_policy(config, algorithm.init_from)
     if algorithm.keep_critic:
-        theirs = _CRITICS.get(config.algorithm_class)
-        if theirs is None:
-            raise UsageError(
-                f"{config.algorithm_class.name} goes on from no critic: set algorithm.keep_critic=false"
-            )
-        if source.algorithm_class is not theirs or source.algorithm.critic_groups != source.policy.obs_groups:
-            raise UsageError(
-                f"algorithm.keep_critic needs a run of {theirs.__name__.lower()} whose critic observes what "
-                f"its policy does, {algorithm.init_from} is not: set algorithm.keep_critic=false"
-            )
-        critic: PPOConfig | SACConfig = source.algorithm
-        discounts = {algorithm.gamma, *algorithm.sweep.get("gamma", [])}
-        if discounts != {critic.gamma}:
-            raise UsageError(
-                f"algorithm.keep_critic: the critic of {algorithm.init_from} has gamma={critic.gamma}, the "
-                f"streams have {', '.join(str(gamma) for gamma in sorted(discounts))}: set "
-                f"algorithm.gamma={critic.gamma}"
-            )
-        unit = Unit.of(critic.activation)
-        algorithm = dataclasses.replace(algorithm, hidden=list(critic.hidden), critic_unit=unit)
+        algorithm = _like_critic(config.algorithm_class, algorithm, algorithm.init_from, source)
     return dataclasses.replace(
         config, policy_class=source.policy_class, policy=source.policy, algorithm=algorithm
     )
+
+
+def _like_critic(
+    algorithm_class: type, algorithm: StreamingOptions, run: str, source: TrainConfig
+) -> StreamingOptions:
+    """Return the options with the widths and units of the critic of a run.
+
+    Raises:
+        UsageError: a stream cannot go on from it, or not with these options.
+    """
+    theirs = source.algorithm
+    from_stream = isinstance(theirs, StreamingOptions)
+    if source.algorithm_class not in _CRITICS[algorithm_class] or (
+        theirs.sees_time if from_stream else theirs.critic_groups != source.policy.obs_groups
+    ):
+        names = " or ".join(map(algorithm_name, _CRITICS[algorithm_class]))
+        raise UsageError(
+            f"algorithm.keep_critic needs a run of {names} whose critic observes what its policy does, {run} "
+            "is not: set algorithm.keep_critic=false"
+        )
+    gamma, gammas = _discount(run, theirs), {algorithm.gamma, *algorithm.sweep.get("gamma", [])}
+    if gammas != {gamma}:
+        raise UsageError(
+            f"algorithm.keep_critic: the critic of {run} has gamma={gamma}, the streams have "
+            f"{', '.join(map(str, sorted(gammas)))}: set algorithm.gamma={gamma}"
+        )
+    if from_stream and algorithm.scale_reward and not theirs.scale_reward:
+        raise UsageError(
+            f"algorithm.keep_critic: the critic of {run} values rewards that were not scaled: set "
+            "algorithm.scale_reward=false"
+        )
+    unit = theirs.critic_unit if from_stream else Unit.of(theirs.activation)
+    return dataclasses.replace(algorithm, hidden=list(theirs.hidden), critic_unit=unit)
+
+
+def _discount(run: str, algorithm: PPOConfig | SACConfig | StreamingOptions) -> float:
+    """Return the discount of a run's critic; where streams had one each, of the one whose policy it is."""
+    if not isinstance(algorithm, StreamingOptions) or "gamma" not in algorithm.sweep:
+        return algorithm.gamma
+    # without tensors: no path starts with "-"
+    state = checkpoint.load(RunFolder(Path(run)).latest_checkpoint(), prefix="-")
+    return float(algorithm.sweep["gamma"][state["algorithm"]["stream"]])
 
 
 def go_on_from_origin(config: TrainConfig, algorithm: Algorithm) -> None:
@@ -97,6 +128,8 @@ def go_on_from_origin(config: TrainConfig, algorithm: Algorithm) -> None:
 def _trained_critic(run: Path, policy: Policy, source: TrainConfig) -> TrainedCritic:
     """Return a run's critic, and what it says in the states that training ended in."""
     state: dict[str, Any] = checkpoint.load(RunFolder(run).latest_checkpoint())
+    if isinstance(source.algorithm, StreamingOptions):
+        return _stream_critic(policy, source, state)
     evaluate = _ppo_critic if source.algorithm_class is PPO else _sac_critic
     net, values = evaluate(policy, source, state)
     if len(values) < 2:
@@ -111,7 +144,19 @@ def _trained_critic(run: Path, policy: Policy, source: TrainConfig) -> TrainedCr
             f"the critic of {run} values all its last states alike, so that the scale of its values is "
             "unknown: set algorithm.keep_critic=false"
         )
-    return TrainedCritic(net, float(values.mean()), std, min(state["env_steps"], _MOST_SAMPLES))
+    samples = min(state["env_steps"], _MOST_SAMPLES)
+    return TrainedCritic(mlp_tensors(net), Unit.of(net.activation), float(values.mean()), std, samples)
+
+
+def _stream_critic(policy: Policy, source: TrainConfig, state: dict[str, Any]) -> TrainedCritic:
+    """Return the critic of the stream that a run shows."""
+    streams: StreamingAlgorithm = source.algorithm_class(
+        policy.specs, policy, source.algorithm, torch.Generator()
+    )
+    streams.start(state["obs"], None)
+    streams.load_state_dict(state["algorithm"])
+    assert streams.learner is not None
+    return TrainedCritic.of_stream(streams.learner, streams.stream)
 
 
 def _ppo_critic(policy: Policy, source: TrainConfig, state: dict[str, Any]) -> tuple[MLP, Tensor]:

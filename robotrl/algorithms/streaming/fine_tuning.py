@@ -4,10 +4,11 @@ A stream's actor becomes the policy: the same network, deviation and normaliser,
 from those of the training. Its first action distribution is the policy's. What then moves it is
 stream AC(lambda) (see `actor_critic`), or S2AC or SDAC (see `action_value`), with any step-size rule.
 
-The critic is a new one, for which the actor rests `actor_rest_steps`, or a trained one: the value network
-V of PPO for stream AC, a network of SAC's action values for S2AC. It is in units of the raw reward and a
-stream's rewards are divided by the deviation of their discounted sum: the sum's statistics start from the
-mean and deviation of the critic's values, which are divided by the latter.
+The critic is a new one, for which the actor rests `actor_rest_steps`, or a trained one: that of another
+stream, the value network V of PPO for stream AC, a network of SAC's action values for S2AC. PPO's and SAC's
+are in units of the raw reward and a stream's rewards are divided by the deviation of their discounted sum:
+the sum's statistics start from the mean and deviation of the critic's values, which are divided by the
+latter.
 
 A log deviation that is cut, as SAC's is, has no gradient where it is cut.
 """
@@ -38,13 +39,11 @@ from robotrl.algorithms.streaming.policy import (
     describe,
     layer_parts,
     make_learner,
-    mlp_tensors,
     policy_tensors,
 )
 from robotrl.algorithms.streaming.setup import Sweep
 from robotrl.algorithms.streaming.units import Unit
 from robotrl.core.errors import UsageError
-from robotrl.networks.mlp import MLP
 from robotrl.policies.deterministic import TanhPolicy
 from robotrl.policies.gaussian import GaussianPolicy, SquashedGaussianPolicy
 from robotrl.policies.policy import Policy
@@ -52,19 +51,33 @@ from robotrl.policies.softplus_gaussian import SoftplusGaussianPolicy, SquashedS
 
 
 class TrainedCritic(NamedTuple):
-    """A value network and what it says.
+    """A value network and how large the returns are that it learned from.
 
     Attributes:
-        net: V(s) or Q(s, a) in units of the raw reward, for observations normalised as the policy's.
-        mean: of its values over states of its training.
-        std: of its values over them; > 0.
+        parts: weight (out, in) and bias (out,) of each layer of V(s) or Q(s, a), in units of the raw reward,
+            for observations normalised as the policy's.
+        unit: of its hidden layers.
+        mean: of the discounted sums of rewards: of a stream's own, else of the values in states of the
+            training.
+        std: of the same.
         samples: how many mean and deviation count as; the more, the slower the reward's scale moves.
     """
 
-    net: MLP
+    parts: list[Tensor]
+    unit: Unit
     mean: float
     std: float
     samples: int
+
+    @classmethod
+    def of_stream(cls, learner: PolicyLearner, stream: int) -> TrainedCritic:
+        """Return a copy of one stream's critic."""
+        parts = [torch.from_numpy(part.copy()) for part in layer_parts(learner.layers("critic", stream))]
+        for part in parts[-2:]:
+            part *= float(learner.reward_scale()[stream])
+        _, count, mean, square = learner.streams.reward_statistics[stream].tolist()
+        std = math.sqrt(square / max(count - 1.0, 1.0))
+        return cls(parts, learner.config.critic_unit, mean, std, int(count))
 
 
 _KINDS: dict[type[StreamConfig], tuple[type[StreamPolicy], ...]] = {
@@ -216,10 +229,11 @@ def _with_floor(
 def _with_critic(config: LearnerConfig, critic: TrainedCritic, policy: StreamPolicy) -> LearnerConfig:
     """Return the configuration with the widths and units of a trained critic."""
     inputs = policy.obs_dim + (0 if isinstance(config, StreamACConfig) else policy.action_dim)
-    if critic.net.sizes[0] != inputs:
-        raise UsageError(f"the critic has {critic.net.sizes[0]} inputs, expected {inputs}")
-    unit = Unit.of(critic.net.activation)
-    return dataclasses.replace(config, hidden=critic.net.sizes[1:-1], critic_unit=unit)
+    weights = critic.parts[::2]
+    if weights[0].shape[1] != inputs:
+        raise UsageError(f"the critic has {weights[0].shape[1]} inputs, expected {inputs}")
+    hidden = [len(weight) for weight in weights[:-1]]
+    return dataclasses.replace(config, hidden=hidden, critic_unit=critic.unit)
 
 
 def _copy(tensors: list[Tensor], parts: list[Reals]) -> None:
@@ -249,6 +263,6 @@ def _take_critic(learner: PolicyLearner, stream: int, critic: TrainedCritic) -> 
             critic.std**2 * (critic.samples - 1),
         )
     parts = layer_parts(learner.layers("critic", stream))
-    _copy(mlp_tensors(critic.net), parts)
+    _copy(critic.parts, parts)
     for part in parts[-2:]:
         part /= scale

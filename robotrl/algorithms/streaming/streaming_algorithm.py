@@ -46,8 +46,8 @@ class StreamingOptions(StreamPolicyConfig):
     std_scale: float = 1.0
     """With init_from, factor of the policy's standard deviation at the start; > 0."""
     keep_critic: bool = False
-    """With init_from, go on from PPO's (stream_ac) or SAC's critic (stream_sac), too, not a new one; `hidden`
-    and `critic_unit` are then its."""
+    """With init_from, go on from the critic, too: of the same streaming algorithm, PPO's (stream_ac) or SAC's
+    (stream_sac). `hidden` and `critic_unit` are then its."""
     sweep: dict[str, Any] = field(default_factory=dict)
     """Hyperparameter -> list of one value per stream, such as actor_eta: [0.02, 0.05, 0.1] for num_envs=3."""
 
