@@ -237,7 +237,7 @@ def test_export_of_a_run(tmp_path: Path) -> None:
     contract = Bundle.load(path).contract
     assert contract.task["name"] == "walker_walk"
     assert contract.training == {
-        "algorithm": "PPO",
+        "algorithm": "ppo",
         "seed": 0,
         "env_steps": 640,
         "return_mean": 12.5,

@@ -143,7 +143,7 @@ def test_report_shows_everything_a_run_has(tmp_path: Path) -> None:
     page = Page(html)
     for text in (
         "walker_walk",
-        "PPO · seed 3",
+        "ppo · seed 3",
         "943.2",
         "95 % interval 930.5 to 955.1 · 32 episodes",
         "reached the target of 800",

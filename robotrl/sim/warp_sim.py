@@ -47,7 +47,7 @@ class WarpSim:
         model: the compiled model.
         num_envs: number of simulations N.
         stage: which derived fields are current after `step`.
-        device: "cuda" or "cuda:1"; "cpu" is for tests, some hundred times slower than `BatchSim`.
+        device: "cuda" or "cuda:1"; "cpu" is for tests, far slower than `BatchSim`.
         max_contacts: contacts per simulation, on average over all.
         max_constraints: scalar constraints in each simulation.
 

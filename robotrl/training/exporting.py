@@ -67,7 +67,7 @@ def export_run(
 def provenance(config: TrainConfig, env_steps: int, return_mean: float | None) -> dict[str, Any]:
     """Return what a bundle says about its training."""
     return {
-        "algorithm": config.algorithm_class.__name__,
+        "algorithm": config.algorithm_name,
         "seed": config.seed,
         "env_steps": env_steps,
         "return_mean": return_mean,

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
+from robotrl.core.catalog import name_of
 from robotrl.core.errors import RobotrlError, UsageError
 from robotrl.core.files import write_text_aside
 from robotrl.training.charts import Series, histogram, line_chart, short
@@ -87,7 +88,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
     return {
         "run": str(folder.path),
         "task": config.get("task_name") or "run",
-        "algorithm": _class_name(config.get("algorithm")),
+        "algorithm": _algorithm(config.get("algorithm")),
         "seed": config.get("seed"),
         "target": config.get("target_return"),
         "env_steps": env_steps,
@@ -234,6 +235,6 @@ def _read(path: Path, reader: Any) -> Any:
         raise RobotrlError(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 
-def _class_name(section: Any) -> str:
-    target = section.get("_target_", "") if isinstance(section, dict) else ""
-    return str(target).replace(":", ".").rsplit(".", 1)[-1]
+def _algorithm(section: Any) -> str:
+    target = str(section.get("_target_", "")) if isinstance(section, dict) else ""
+    return name_of("algorithm", target) or target.replace(":", ".").rsplit(".", 1)[-1]

@@ -266,7 +266,7 @@ def _make_sim(name: str) -> MakeSim | None:
         return None
     if name == "warp" and not torch.cuda.is_available():
         raise UsageError(
-            "--sim warp needs a CUDA GPU and torch sees none: use cpu, or warp_cpu, a hundred times slower"
+            "--sim warp needs a CUDA GPU and torch sees none: use cpu, or warp_cpu, which is far slower"
         )
     from robotrl.sim.warp_sim import WarpSim  # an extra, and seconds to import
 

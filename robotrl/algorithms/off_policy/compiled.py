@@ -4,7 +4,7 @@ A compiled step is one graph that draws nothing: the first step of each kind run
 noted; those of later steps are made beforehand, from the same generators in the same order, and handed in. So
 both ways use the same random numbers and change the same tensors, and a run may be resumed either way.
 
-On one CPU core, where products of matrices are most of an update, this makes EXPO 1.35 times and RLPD 1.25
+On one CPU core, where products of matrices are most of an update, this makes EXPO 1.35 times and RLPD 1.26
 times as fast, SAC, TD3 and FQL no faster than noise (`scripts/bench_update.py`, on a busy machine). On a GPU
 it has not been run.
 """

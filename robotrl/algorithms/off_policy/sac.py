@@ -6,7 +6,8 @@ r"""Soft actor-critic (Haarnoja et al. 2018, arXiv:1812.05905) on an ensemble of
     L_alpha = -E[log alpha (log pi(a|s) + target_entropy)]
 
 The gradients are written out (`MLP.backprop`, `SquashedDraw.backprop`): at these sizes autograd and the
-optimisers' bookkeeping cost more than the arithmetic (13 against 8 ms an update on two shared cores).
+optimisers' bookkeeping cost almost half as much as the arithmetic (12 ms an update in the peers, 8.5 here:
+`scripts/bench_update.py`).
 `tests/test_off_policy.py` holds the update to autograd in float64.
 
 Differences: any number of updates per collected step (`replay_ratio`); observations are normalised
