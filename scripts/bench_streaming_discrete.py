@@ -158,7 +158,7 @@ def train(method: str, name: str, task: Setting) -> dict[str, Any]:
     start = time.process_time()
     envs = Environments(name, task.seeds, TRAINING_LIMIT, seed=0)
     learner = make_learner(method, task, envs.obs.shape[1], envs.num_actions)
-    returns, all_valid = OnlineReturns(task.seeds), torch.ones(task.seeds, dtype=torch.bool)
+    returns, all_valid = OnlineReturns(task.seeds, task.steps), torch.ones(task.seeds, dtype=torch.bool)
     learner.start(envs.obs)
     for t in range(1, task.steps + 1):
         outcome = envs.step(learner.act()[:, 0])
@@ -166,7 +166,7 @@ def train(method: str, name: str, task: Setting) -> dict[str, Any]:
         done = outcome[1] | outcome[2]
         ends = torch.from_numpy(outcome[1]), torch.from_numpy(outcome[2])
         step = Step({}, torch.from_numpy(outcome[0]), *ends, {}, all_valid)
-        returns.add(step, done if done.any() else None, t / task.steps)
+        returns.add(step, done if done.any() else None, t)
     curves, greedy = returns.means().numpy(), evaluate(learner, name, task.seeds)
     return {
         "task": name,

@@ -151,6 +151,19 @@ def test_trained_critic_says_what_it_said() -> None:
     np.testing.assert_allclose(learner.reward_scale() ** 2, (999 * 16 + 29.5**2 * 1000 / 1001) / 1000)
 
 
+def test_a_critic_without_a_scale_is_refused_where_rewards_are_scaled() -> None:
+    config = StreamACConfig(hidden=[8, 8], scale_reward=False)
+    unscaled = StreamAC(OBS, ACTIONS, 1, config)
+    unscaled.start(np.zeros((1, OBS)))
+    critic = TrainedCritic.of_stream(unscaled, 0)
+    with pytest.raises(UsageError, match=r"critic's rewards is 0: .* set scale_reward=False"):
+        fine_tune(make("stream"), critic=critic)
+    learner = fine_tune(make("stream"), config=config, critic=critic)
+    obs = np.ones((2, OBS))
+    learner.streams.obs_statistics[:] = unscaled.streams.obs_statistics
+    np.testing.assert_allclose(learner.values(obs), unscaled.values(obs[:1]).repeat(2), rtol=1e-5)
+
+
 @pytest.mark.parametrize("rule", [Rule.OBGD, Rule.ADAPTIVE_OBGD, Rule.INTENTIONAL], ids=lambda r: r.value)
 @pytest.mark.parametrize("kind", ["ppo_elu", "sac"])
 def test_it_goes_on_learning(kind: str, rule: Rule) -> None:

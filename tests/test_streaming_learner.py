@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from streaming_common import ACTIONS, OBS, SPECS, Walk, begun, run, same
 
+import robotrl
 from robotrl.algorithms.streaming.actor_critic import StreamAC
 from robotrl.algorithms.streaming.compiled import fill_normal, random_state
 from robotrl.algorithms.streaming.config import Preset, StreamACConfig, StreamQConfig
@@ -18,7 +23,9 @@ from robotrl.algorithms.streaming.network import draw_parameters, layer_matrices
 from robotrl.algorithms.streaming.policy import write_policy
 from robotrl.algorithms.streaming.q_learning import StreamQ
 from robotrl.algorithms.streaming.rules.codes import Rule
+from robotrl.algorithms.streaming.td import predict_series
 from robotrl.core.errors import UsageError
+from robotrl.policies.gaussian import BetaConfig, BetaPolicy
 from robotrl.policies.softplus_gaussian import SoftplusGaussianConfig, SoftplusGaussianPolicy
 
 
@@ -93,13 +100,78 @@ def test_a_damaged_state_is_refused(name: str, value: object, words: str) -> Non
     assert same(before, stream_ac.state_dict())
 
 
-def test_a_learner_that_was_saved_without_rules_is_loaded() -> None:
-    first, second = learner(seed=1), learner(seed=2)
-    begun(first, 5)
-    second.load_state_dict(
-        {name: array for name, array in first.state_dict().items() if name != "rule_codes"}
-    )
+def test_a_copy_goes_on_alone() -> None:
+    first = learner(8, num_threads=2)
+    walk = begun(first, 20)
+    second, step = copy.deepcopy(first), walk.step()
+    second.update(*step)
+    assert not same(first.state_dict(), second.state_dict())
+    first.update(*step)
     assert same(first.state_dict(), second.state_dict())
+
+
+def test_actions_of_networks_that_diverged_are_refused() -> None:
+    stream_ac = learner()
+    begun(stream_ac, 5)
+    stream_ac.streams.action[1, 2] = math.nan
+    with pytest.raises(UsageError, match=r"stream 1: the action is \[.*nan\]: its networks diverged"):
+        stream_ac.command()
+
+
+@pytest.mark.parametrize(
+    ("head", "obs", "words"),
+    [
+        ("value", np.zeros((2, OBS)), "unknown network 'value'"),
+        ("actor", np.full((2, OBS), math.nan), r"obs\[0, 0\] is nan, expected numbers within"),
+        ("actor", np.full((2, OBS), -2e15), r"obs\[0, 0\] is -2e\+15, expected"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(head: str, obs: np.ndarray, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        learner().outputs(head, obs)
+
+
+def test_what_a_stream_cannot_be_made_of_is_one_line() -> None:
+    with pytest.raises(UsageError, match=r"action_dim must be a whole number of at least 1, got 1\.5"):
+        StreamAC(OBS, 1.5)
+    with pytest.raises(UsageError, match="gamma is empty"):
+        predict_series(np.zeros((3, 1)), np.zeros(3), gamma=[])
+    beta = BetaPolicy(SPECS, BetaConfig(hidden=[16, 16]), torch.Generator())
+    with pytest.raises(UsageError, match=r"a stream's actor is one of .*, got BetaPolicy"):
+        write_policy(learner(), 0, beta)
+    of_tuple = learner(config=StreamACConfig(hidden=(16, 16)))
+    begun(of_tuple, 1)
+    fresh = SoftplusGaussianPolicy(SPECS, SoftplusGaussianConfig(hidden=[16, 16]), torch.Generator())
+    write_policy(of_tuple, 0, fresh)
+
+
+def test_kernels_are_kept_by_their_text_and_compile_without_a_folder(tmp_path: Path) -> None:
+    """In processes of their own, with a copy of the package whose kernel changes."""
+    package = tmp_path / "robotrl"
+    shutil.copytree(Path(robotrl.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    rules = package / "algorithms" / "streaming" / "rules"
+    start = "from robotrl.algorithms.streaming.compiled import kernel\n"
+    inner = "from robotrl.algorithms.streaming.rules.inner import inner\n"
+    (rules / "outer.py").write_text(f"{start}{inner}@kernel\ndef outer(x):\n    return inner(x)\n")
+    program = "from robotrl.algorithms.streaming.rules.outer import outer; print(outer(1))"
+
+    def answer(value: int, cache: Path) -> subprocess.CompletedProcess[str]:
+        (rules / "inner.py").write_text(f"{start}@kernel\ndef inner(x):\n    return x * {value}\n")
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+        return subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+            cwd=tmp_path,  # where the copy is found first
+        )
+
+    assert [answer(value, tmp_path / "kept").stdout for value in (3, 3, 5)] == ["3\n", "3\n", "5\n"]
+    assert len(list((tmp_path / "kept" / "robotrl" / "kernels").iterdir())) == 2
+    (tmp_path / "file").write_text("")  # no folder can be made in it
+    done = answer(7, tmp_path / "file")
+    assert done.stdout == "7\n" and "compiled kernels cannot be kept in" in done.stderr
 
 
 def test_hyperparameters_of_a_loaded_learner_are_its_own() -> None:

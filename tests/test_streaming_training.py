@@ -38,33 +38,42 @@ def outcome(reward: list[float], valid: list[bool]) -> Step:
 
 
 def test_online_returns_by_hand() -> None:
-    returns = OnlineReturns(2)
-    returns.add(outcome([1.0, 10.0], [True, True]), None, 0.001)
-    returns.add(outcome([2.0, 20.0], [True, True]), np.array([True, False]), 0.002)
-    returns.add(outcome([4.0, 40.0], [True, False]), np.array([False, True]), 0.003)  # diverged: unknown
-    returns.add(outcome([8.0, 80.0], [True, True]), np.array([True, True]), 0.95)
-    returns.add(outcome([6.0, 7.0], [True, True]), np.array([True, False]), 1.0)
+    returns = OnlineReturns(2, 1000)
+    returns.add(outcome([1.0, 10.0], [True, True]), None, 1)
+    returns.add(outcome([2.0, 20.0], [True, True]), np.array([True, False]), 2)
+    returns.add(outcome([4.0, 40.0], [True, False]), np.array([False, True]), 10)  # diverged: unknown
+    returns.add(outcome([8.0, 80.0], [True, True]), np.array([True, True]), 951)
+    returns.add(outcome([6.0, 7.0], [True, True]), np.array([True, False]), 1000)
     means = returns.means()
     assert means[0, 0] == 3.0 and math.isnan(means[1, 0])
     assert means[0, 95] == 12.0 and means[1, 95] == 80.0 and means[0, 99] == 6.0
     assert returns.last_tenth().tolist() == [9.0, 80.0]
     assert returns.best() == 1
-    copied = OnlineReturns(2)
+    copied = OnlineReturns(2, 1000)
     copied.load_state_dict(returns.state_dict())
-    copied.add(outcome([0.0, 1.0], [True, True]), np.array([False, True]), 1.0)
+    copied.add(outcome([0.0, 1.0], [True, True]), np.array([False, True]), 1000)
     assert copied.means()[1, 99] == 8.0
-    copied.add(outcome([5.0, 5.0], [True, True]), None, 1.0)
+    copied.add(outcome([5.0, 5.0], [True, True]), None, 1000)
     copied.forget_running()
-    copied.add(outcome([1.0, 2.0], [True, True]), np.array([True, False]), 1.0)
+    copied.add(outcome([1.0, 2.0], [True, True]), np.array([True, False]), 1000)
     assert copied.means()[0, 99] == (6.0 + 1.0) / 2
 
 
+def test_an_episode_that_ends_with_a_window_is_its_last() -> None:
+    returns = OnlineReturns(1, 100_000)
+    for steps in range(1000, 100_001, 1000):
+        returns.add(outcome([1.0], [True]), np.array([True]), steps)
+    assert returns.counts.tolist() == [[1] * 100]
+    returns.add(outcome([1.0], [True]), np.array([True]), 100_002)  # whole steps of the environments
+    assert returns.counts[0, 99] == 2
+
+
 def test_the_stream_that_is_shown_is_the_best_by_its_newest_returns() -> None:
-    returns = OnlineReturns(2)
+    returns = OnlineReturns(2, 1000)
     done = np.array([True, True])
     for window in range(15):  # the first was good once
         reward = [100.0 if window < 5 else 0.0, 10.0]
-        returns.add(outcome(reward, [True, True]), done, (window + 0.5) / 100)
+        returns.add(outcome(reward, [True, True]), done, 10 * window + 5)
     assert returns.best() == 1
 
 
@@ -119,11 +128,11 @@ def test_a_sweep_trains_streams_that_differ_and_every_one_is_evaluated(
     assert document["env_steps_per_stream"] == 2000
     streams = document["streams"]
     assert [stream["swept"] for stream in streams] == [{name: value} for value in (0.01, 0.05, 0.1, 0.2)]
-    # 2000 steps are 40 episodes of 50, the 36th ending where the last tenth begins; a reward is in [0, 1]
+    # 2000 steps are 40 episodes of 50, of which the last tenth has four; a reward is in [0, 1]
     for stream in streams:
         known = [value for value in stream["curve"] if value is not None]
         assert len(known) == 40 and all(0 < value < 50 for value in known)
-        assert stream["online_return"] == pytest.approx(np.mean(known[-5:]))
+        assert stream["online_return"] == pytest.approx(np.mean(known[-4:]))
     assert len({stream["eval_return"] for stream in streams}) == 4
     page = (run / "report.html").read_text()
     assert (
@@ -164,8 +173,8 @@ def test_the_report_draws_the_mean_of_the_streams_where_all_have_episodes() -> N
     assert (drawn["x"], drawn["y"]) == (["200", "300", "400"], ["3", "4", "9"])
     assert drawn["interval"] == ["2 to 4", "4 to 4", "6 to 12"]
     assert streams_section(None) is None
-    nothing = {"env_steps_per_stream": 4, "shown": 0, "streams": [stream(None)]}
-    assert streams_section(nothing) is None
+    nothing = {"env_steps_per_stream": 4, "shown": 0, "streams": [stream(1.0, None), stream(None, 2.0)]}
+    assert streams_section(nothing) == {"chart": None, "rows": nothing["streams"], "shown": 0}
 
 
 @torch.no_grad()

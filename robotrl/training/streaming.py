@@ -32,29 +32,35 @@ _SAMPLES_OF_ITERATION = 20
 class OnlineReturns:
     """Returns of the episodes that each stream went through while it learned, in windows of the training.
 
+    Args:
+        num_streams: N.
+        total_steps: of the training, in any unit that `add` is told of as well.
+
     Attributes:
         sums: (N, 100) sum of the returns of the episodes that ended in each window.
         counts: (N, 100) how many those were.
     """
 
-    def __init__(self, num_streams: int) -> None:
+    def __init__(self, num_streams: int, total_steps: int) -> None:
+        self._total_steps = total_steps
         self.sums = torch.zeros(num_streams, WINDOWS, dtype=torch.float64)
         self.counts = torch.zeros(num_streams, WINDOWS, dtype=torch.int64)
         self._running = torch.zeros(num_streams, dtype=torch.float64)
         self._running_array = self._running.numpy()
 
-    def add(self, step: Step, done: np.ndarray | None, progress: float) -> None:
+    def add(self, step: Step, done: np.ndarray | None, steps: int) -> None:
         """Take a control step.
 
         Args:
             step: with its rewards.
             done: (N,) bool, or None where no episode ended.
-            progress: share of the training that is over with this step, in (0, 1].
+            steps: of the training that are over with this one, at least 1. An episode that ends where a
+                window does is the last of that window.
         """
         self._running_array += step.reward.numpy()
         if done is None:
             return
-        window = min(int(progress * WINDOWS), WINDOWS - 1)
+        window = min((steps * WINDOWS - 1) // self._total_steps, WINDOWS - 1)
         # the return of an episode that diverged is unknown
         sound = torch.from_numpy(done) & step.valid
         self.sums[sound, window] += self._running[sound]
@@ -114,7 +120,7 @@ class StreamingLoop(Loop):
         super().__init__(env, algorithm, total_steps, torch_threads)
         torch.set_num_threads(torch_threads)
         algorithm.start(self.obs, env.max_steps)
-        self.returns = OnlineReturns(env.num_envs)
+        self.returns = OnlineReturns(env.num_envs, total_steps)
         self._refused: str | None = None
 
     def iterate(self) -> dict[str, float]:
@@ -127,7 +133,7 @@ class StreamingLoop(Loop):
         inside: list[dict[str, float]] = []
         for i in range(steps):
             start = clock()
-            step = env.step(algorithm.act())
+            step = env.step(self._act())
             stepped = clock()
             self._learn(step)
             update_s += clock() - stepped
@@ -135,7 +141,7 @@ class StreamingLoop(Loop):
             self.env_steps += env.num_envs
             done = step.terminated.numpy() | step.truncated.numpy()
             ended = done if np.count_nonzero(done) else None
-            self.returns.add(step, ended, min(1.0, self.env_steps / self.total_steps))
+            self.returns.add(step, ended, self.env_steps)
             statistics.add(step.log)
             # not the last step's alone: it may always be an episode's end, where traces are 0
             if i % stride == stride // 2:
@@ -146,6 +152,13 @@ class StreamingLoop(Loop):
         algorithm.show(self.returns.best())
         means = {name: float(np.mean([values[name] for values in inside])) for name in inside[0]}
         return statistics.means() | means | algorithm.durations()
+
+    def _act(self) -> Tensor:
+        try:
+            return self.algorithm.act()
+        except UsageError as error:
+            self._refused = str(error)
+            raise
 
     def _learn(self, step: Step) -> None:
         try:

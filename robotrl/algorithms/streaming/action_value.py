@@ -44,6 +44,7 @@ from robotrl.algorithms.streaming.config import (
     StreamSACConfig,
 )
 from robotrl.algorithms.streaming.heads import Head
+from robotrl.algorithms.streaming.inputs import require_whole
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.setup import Network, Sweep
 
@@ -81,12 +82,13 @@ class StreamQAC(StreamLearner):
         dtype: npt.DTypeLike = np.float32,
         actor: Actor | None = None,
     ) -> None:
+        require_whole("action_dim", action_dim, 1)
         config = self.checked(config or StreamSACConfig())
         if isinstance(config, StreamDACConfig) and config.noise_std is None:
             config = dataclasses.replace(config, noise_std=_NOISE_STD)
         is_soft = isinstance(config, StreamSACConfig)
         heads = [Head.SQUASHED_SOFTPLUS, Head.SQUASHED] if is_soft else [Head.DETERMINISTIC]
-        actor = actor or Actor(config.hidden, heads[0])
+        actor = actor or Actor(list(config.hidden), heads[0])
         check_head(type(config).__name__, actor, heads)
         networks = [
             Network("actor", actor.hidden, action_dim * (1 + is_soft), config.actor_rule, actor.unit),
@@ -106,9 +108,10 @@ class StreamQAC(StreamLearner):
         """Return what the actuators receive, (N, A) in [-1, 1].
 
         Raises:
-            UsageError: there is nothing before `start`.
+            UsageError: it is not finite as the networks diverged, or there is nothing before `start`.
         """
-        return np.tanh(self.act()) if self.actor.head.is_squashed else self.act()
+        action = self.finite_action()
+        return np.tanh(action) if self.actor.head.is_squashed else action
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:
         """Return the actions without noise, (N, A) in [-1, 1], for raw observations; nothing is learned."""

@@ -30,6 +30,7 @@ from robotrl.algorithms.streaming import actor_critic_kernel
 from robotrl.algorithms.streaming.compiled import Doubles, Reals
 from robotrl.algorithms.streaming.config import Preset, StreamACConfig, StreamConfig
 from robotrl.algorithms.streaming.heads import Head
+from robotrl.algorithms.streaming.inputs import require_whole
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.rules.codes import INTENTIONAL_LOGITS, Rule
 from robotrl.algorithms.streaming.setup import Network, Sweep
@@ -115,8 +116,9 @@ class StreamAC(StreamLearner):
         dtype: npt.DTypeLike = np.float32,
         actor: Actor | None = None,
     ) -> None:
+        require_whole("action_dim", action_dim, 1)
         config = self.checked(config or StreamACConfig())
-        actor = actor or Actor(config.hidden, Head.CATEGORICAL if discrete else Head.SOFTPLUS)
+        actor = actor or Actor(list(config.hidden), Head.CATEGORICAL if discrete else Head.SOFTPLUS)
         check_head(f"StreamAC with discrete={discrete}", actor, [Head.CATEGORICAL] if discrete else GAUSSIAN)
         outputs = action_dim if discrete else 2 * action_dim
         constants = action_dim if actor.head is Head.CONSTANT else 0
@@ -141,13 +143,14 @@ class StreamAC(StreamLearner):
         """Return what the actuators receive of the continuous actions, (N, A) in [-1, 1].
 
         Raises:
-            UsageError: actions are discrete, or there are none before `start`.
+            UsageError: actions are discrete, not finite as the networks diverged, or there are none before
+                `start`.
         """
         if self.discrete:
             raise UsageError(
                 "actions are indices, of which `act` returns one per stream: there is no command"
             )
-        return self._within_limits(self.act())
+        return self._within_limits(self.finite_action())
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:
         """Return the actions without noise for raw observations (N, D); nothing is learned.

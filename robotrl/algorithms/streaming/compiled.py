@@ -3,7 +3,8 @@
 Kernels may reorder sums but keep NaN and infinity (no `nnan`, no `ninf`), and do not touch the
 process's treatment of denormal numbers. They release the GIL and are kept on disk between processes.
 Numba looks only at the file of the outermost kernel to tell whether what it kept is stale, so the
-folder is named after the text of the whole package.
+folder is named after the text of the whole package. Where it cannot be written, as in some containers,
+every process compiles anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -30,23 +33,39 @@ Words = npt.NDArray[np.uint64]
 _FAST_MATH = {"contract", "reassoc", "arcp", "nsz"}
 
 
-def _cache_folder() -> str:
+_config: Any = numba.config
+
+
+def _cache_folder() -> str | None:
+    """Return where compiled kernels are kept, None where nothing can be."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     text = b"".join(source.read_bytes() for source in sources)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return str(Path(base) / "robotrl" / "kernels" / hashlib.sha256(text).hexdigest()[:16])
+    base = _config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "robotrl" / "kernels" / hashlib.sha256(text).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError as error:
+        warnings.warn(
+            f"robotrl: compiled kernels cannot be kept in {folder} ({error.strerror}), so that every process "
+            "compiles them anew: set XDG_CACHE_HOME to a folder that can be written",
+            stacklevel=2,
+        )
+        return None
 
 
-_config: Any = numba.config
-_FOLDER = _config.CACHE_DIR or _cache_folder()
+_FOLDER = _cache_folder()
 
 
 def kernel(function: F) -> F:
     """Compile a function of arrays and numbers at its first call, for the types of that call."""
     before = _config.CACHE_DIR
-    _config.CACHE_DIR = _FOLDER
+    _config.CACHE_DIR = _FOLDER or before
     try:
-        compiled = numba.njit(nogil=True, cache=True, fastmath=_FAST_MATH, error_model="numpy")(function)
+        compiled = numba.njit(
+            nogil=True, cache=_FOLDER is not None, fastmath=_FAST_MATH, error_model="numpy"
+        )(function)
     finally:
         _config.CACHE_DIR = before
     return cast(F, compiled)

@@ -175,7 +175,7 @@ class StreamACConfig(StreamPolicyConfig):
     """tau, weight of the entropy's gradient; >= 0."""
     std_floor: float | None = None
     """Added to sigma, in units of the action range's half width; >= 0. Null for 1e-3, or 0 with
-    preset=reference."""
+    preset=reference, once: `dataclasses.replace(config, preset=...)` keeps what it was."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

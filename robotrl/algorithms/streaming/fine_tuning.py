@@ -59,7 +59,7 @@ class TrainedCritic(NamedTuple):
         unit: of its hidden layers.
         mean: of the discounted sums of rewards: of a stream's own, else of the values in states of the
             training.
-        std: of the same.
+        std: of the same; > 0 where the stream's rewards are scaled.
         samples: how many mean and deviation count as; the more, the slower the reward's scale moves.
     """
 
@@ -227,7 +227,16 @@ def _with_floor(
 
 
 def _with_critic(config: LearnerConfig, critic: TrainedCritic, policy: StreamPolicy) -> LearnerConfig:
-    """Return the configuration with the widths and units of a trained critic."""
+    """Return the configuration with the widths and units of a trained critic.
+
+    Raises:
+        UsageError: it sees something else, or nothing tells the scale of its rewards, which is needed.
+    """
+    if config.scale_reward and not critic.std > 0.0:
+        raise UsageError(
+            f"the scale of the critic's rewards is {critic.std:g}: go on from one that learned from scaled "
+            "rewards, or set scale_reward=False"
+        )
     inputs = policy.obs_dim + (0 if isinstance(config, StreamACConfig) else policy.action_dim)
     weights = critic.parts[::2]
     if weights[0].shape[1] != inputs:

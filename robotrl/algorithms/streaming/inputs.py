@@ -67,6 +67,18 @@ def fill(name: str, room: npt.NDArray[Any], values: npt.ArrayLike, one_for_all: 
     room[...] = given
 
 
+def refuse_large(name: str, values: npt.NDArray[Any]) -> None:
+    """Refuse what is not finite or beyond 1e15.
+
+    Raises:
+        UsageError: there is such a number.
+    """
+    bad = np.argwhere(~(np.abs(values) <= LARGEST)).tolist()
+    if bad:
+        found = values[tuple(bad[0])]
+        raise UsageError(f"{name}{bad[0]} is {found:g}, expected numbers within +-{LARGEST:.0e}")
+
+
 def fill_flags(name: str, room: npt.NDArray[np.bool_], values: npt.ArrayLike) -> None:
     """Copy flags, or a single one for all, into an array.
 

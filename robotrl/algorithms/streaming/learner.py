@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -17,7 +18,14 @@ from robotrl.algorithms.streaming.config import StreamConfig
 from robotrl.algorithms.streaming.durations import Durations
 from robotrl.algorithms.streaming.episode import network_shape
 from robotrl.algorithms.streaming.heads import Head
-from robotrl.algorithms.streaming.inputs import as_numbers, fill, fill_flags, refuse_bad, require_whole
+from robotrl.algorithms.streaming.inputs import (
+    as_numbers,
+    fill,
+    fill_flags,
+    refuse_bad,
+    refuse_large,
+    require_whole,
+)
 from robotrl.algorithms.streaming.network import forward, layer_matrices, new_activations
 from robotrl.algorithms.streaming.normalization import normalize_frozen, reward_scale
 from robotrl.algorithms.streaming.rules.codes import rule_name
@@ -42,7 +50,7 @@ from robotrl.algorithms.streaming.state import (
     WEIGHTS,
     Workspace,
 )
-from robotrl.core.errors import UsageError
+from robotrl.core.errors import UsageError, unknown_name
 
 C = TypeVar("C", bound=StreamConfig)
 # handing a stream to another thread costs as much as advancing a few of them
@@ -120,7 +128,19 @@ class StreamLearner(ABC):
             for _ in range(self.num_threads)
         ]
         self._bounds = np.linspace(0, num_streams, self.num_threads + 1).astype(int).tolist()
-        self._pool = ThreadPoolExecutor(self.num_threads - 1, "streams") if self.num_threads > 1 else None
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ThreadPoolExecutor | None:
+        return ThreadPoolExecutor(self.num_threads - 1, "streams") if self.num_threads > 1 else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy begins with, threads excepted."""
+        return self.__dict__ | {"_pool": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy, with threads of its own."""
+        self.__dict__.update(state)
+        self._pool = self._new_pool()
 
     @classmethod
     def checked(cls, config: C) -> C:
@@ -164,6 +184,22 @@ class StreamLearner(ABC):
         """
         self._require_start()
         return self.streams.action.copy()
+
+    def finite_action(self) -> npt.NDArray[Any]:
+        """Return `act`'s actions.
+
+        Raises:
+            UsageError: one is not finite, or there are none before `start`.
+        """
+        action = self.act()
+        # one number tells of all, at a third of the time of isfinite
+        if not math.isfinite(np.add.reduce(action, None)):
+            stream = int(np.argmin(np.isfinite(action).all(1)))
+            raise UsageError(
+                f"stream {stream}: the action is {action[stream].tolist()}: its networks diverged, go on "
+                "from an older state with smaller steps"
+            )
+        return action
 
     def update(
         self,
@@ -287,15 +323,25 @@ class StreamLearner(ABC):
 
         Returns:
             (N, O).
+
+        Raises:
+            UsageError: there is no such network, it values actions and none are given, or an array has
+                another size or holds what is not finite or beyond 1e15.
         """
+        if head not in self.heads:
+            raise unknown_name("network", head, self.heads)
         room = np.zeros((self.num_streams, self.obs_dim))
         fill("obs", room, obs)
+        refuse_large("obs", room)
         k = self.heads.index(head)
+        if action is None and self.sizes[k][0] > self.sizes[0][0]:
+            raise UsageError(f"the {head} values actions: give them, too")
         sizes, parameters = self.sizes[k], np.ascontiguousarray(self.parameters(head))
         shape = network_shape(k, self._layout)
         a = new_activations(sizes, self.num_streams, parameters.dtype)
         if action is not None:
             fill("action", a[:, self.sizes[0][0] : sizes[0]], action)
+            refuse_large("action", a[:, self.sizes[0][0] : sizes[0]])
         for i in range(self.num_streams):
             if self.config.normalize_obs:
                 clip = self._hyper[i, OBS_CLIP]
@@ -355,7 +401,6 @@ class StreamLearner(ABC):
                 has changed.
         """
         mine = self._arrays()
-        state = {"rule_codes": self._layout.rules, **state}  # the first learners were saved without
         given = {name: as_numbers(name, state[name]) for name in mine}
         for name, array in mine.items():
             if given[name].shape != array.shape or given[name].dtype != array.dtype:

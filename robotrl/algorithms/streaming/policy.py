@@ -59,8 +59,15 @@ def make_learner(
 
 
 def describe(policy: StreamPolicy) -> Actor:
-    """Say what a policy is made of."""
-    head = next(head for kind, head in _HEADS if isinstance(policy, kind))
+    """Say what a policy is made of.
+
+    Raises:
+        UsageError: it is none that a stream's actor can be.
+    """
+    head = next((head for kind, head in _HEADS if isinstance(policy, kind)), None)
+    if head is None:
+        names = ", ".join(kind.__name__ for kind, _ in _HEADS)
+        raise UsageError(f"a stream's actor is one of {names}, got {type(policy).__name__}")
     clip = np.inf if policy.normalizer is None else policy.normalizer.clip
     if isinstance(policy.net, LayerNormMLP):
         hidden = [layer.out_features for layer in policy.net.linear()][:-1]

@@ -164,9 +164,9 @@ class StreamingAlgorithm(Algorithm):
         return {}
 
     def diagnostics(self) -> dict[str, float]:
-        """Return what the last update came to, mean over the streams."""
+        """Return what the last update came to, mean over the streams; of TD errors the size."""
         assert self.learner is not None
-        found = {name: float(values.mean()) for name, values in self.learner.diagnostics().items()}
+        found = {name: float(abs(values).mean()) for name, values in self.learner.diagnostics().items()}
         names = {"critic/delta": "loss/td_error", "reward_scale": "value/reward_scale"}
         return {names.get(name, f"stream/{name}"): value for name, value in found.items()}
 

@@ -20,7 +20,7 @@ from robotrl.algorithms.streaming import value_kernel
 from robotrl.algorithms.streaming.compiled import Doubles
 from robotrl.algorithms.streaming.config import StreamConfig, StreamTDConfig
 from robotrl.algorithms.streaming.heads import Head
-from robotrl.algorithms.streaming.inputs import LARGEST, as_numbers
+from robotrl.algorithms.streaming.inputs import as_numbers, refuse_large
 from robotrl.algorithms.streaming.learner import StreamLearner
 from robotrl.algorithms.streaming.setup import Network, Sweep
 from robotrl.core.errors import UsageError
@@ -99,13 +99,12 @@ def predict_series(
         raise UsageError(
             f"x has shape {series.shape} and cumulant {sums.shape}, expected (T, D) and (T,), T >= 1"
         )
-    for name, values in (("x", series), ("cumulant", sums)):
-        bad = np.argwhere(~(np.abs(values) <= LARGEST)).tolist()
-        if bad:
-            found = values[tuple(bad[0])]
-            raise UsageError(f"{name}{bad[0]} is {found:g}, expected numbers within +-{LARGEST:.0e}")
+    refuse_large("x", series)
+    refuse_large("cumulant", sums)
     config = config or StreamTDConfig()
     gammas = np.atleast_1d(config.gamma if gamma is None else gamma)
+    if not gammas.size:
+        raise UsageError("gamma is empty, expected a discount for each prediction")
     learner = StreamTD(series.shape[1], len(gammas), config, seed, sweep={"gamma": gammas})
     shape = (len(gammas), series.shape[1])
     learner.start(np.broadcast_to(series[0], shape))
