@@ -75,7 +75,10 @@ def _compose(overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
         document = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     with open_dict(document):
         given = {word.partition("=")[0] for word in words}
-        if given & {"task", "algorithm"} and "target_return" not in given:
+        if "task._target_" in given:  # the name of a class of the user's is its own
+            names["task_name"] = ""
+        other = given & {"task", "algorithm", "task._target_", "algorithm._target_"}
+        if other and "target_return" not in given:
             document.target_return = None  # a recipe's is of its own task and algorithm
         # of numpy's numbers OmegaConf knows nothing
         plain = {key: value.item() if hasattr(value, "item") else value for key, value in values.items()}

@@ -13,9 +13,11 @@ from safetensors.numpy import save_file
 from tiny_runs import PENDULUM
 
 from robotrl.cli import main
+from robotrl.compose import compose
 from robotrl.core import checkpoint
 from robotrl.core.catalog import available
 from robotrl.core.config import from_yaml
+from robotrl.core.paths import ASSETS
 
 ROBOTRL = [sys.executable, "-m", "robotrl"]
 
@@ -204,6 +206,7 @@ def test_verify_compares_with_the_training_policy_where_it_is(
     code, row = closed_loop(run / "bundle", capsys)
     assert code == 1 and row.split("│")[1].strip() == "FAILED"
     # the run was trained further
+    checkpoint.save(file, tree | {"env_steps": 999})
     file.rename(file.with_name("step_000000000999.safetensors"))
     code, row = closed_loop(run / "bundle", capsys)
     assert code == 0 and "training policy not at hand" in row
@@ -264,6 +267,30 @@ def test_multirun_trains_every_combination(tmp_path: Path, capsys: pytest.Captur
     folders = [line.split()[2] for line in lines]
     configs = [from_yaml(Path(folder) / "config.yaml") for folder in folders]
     assert [config.seed for config in configs] == [3, 4]
+
+
+def test_a_run_is_found_again_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ASSETS / "control_suite" / "pendulum.xml"
+    shutil.copytree(model.parent, tmp_path / "my models")
+    words = ["task.mjcf=my models/pendulum.xml", "export=false", "runs_dir=own"]
+    assert main(["train", *PENDULUM, *words]) == 0
+    (run,) = (file.parent for file in (tmp_path / "own").rglob("config.yaml"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["evaluate", str(run), "--episodes", "1"]) == 0
+    shutil.rmtree(run / "evaluation")
+    (run / "evaluation").write_text("")  # what cannot be written is said before the episodes are run
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--episodes", "1"]) == 2
+    assert "evaluation/summary.json cannot be made: " in error_line(capsys)
+
+
+def test_a_class_of_ones_own_does_not_take_a_recipes_name_and_target() -> None:
+    config = compose(["recipe=quickstart", "task._target_=robotrl.tasks.control_suite.pendulum.Pendulum"])
+    assert (config.task_name, config.target_return) == ("pendulum", None)
 
 
 def test_multirun_tells_what_was_varied(capsys: pytest.CaptureFixture[str]) -> None:

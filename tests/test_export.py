@@ -236,6 +236,9 @@ def test_export_of_a_run(tmp_path: Path) -> None:
     assert path == run.bundle and failed(verify_bundle(path, policy)) == []
     contract = Bundle.load(path).contract
     assert contract.task["name"] == "walker_walk"
+    (run.evaluation / "summary.json").write_text('{"mean": null, "env_steps": 640}')  # all diverged
+    again = Bundle.load(export_run(run.path, allow_simulation_only=True)).contract
+    assert again.training["return_mean"] is None
     assert contract.training == {
         "algorithm": "ppo",
         "seed": 0,

@@ -12,11 +12,15 @@ from test_datasets import SPECS, d4rl, flags, rows, two_episodes
 
 from robotrl.cli import main
 from robotrl.compose import compose, compose_task
+from robotrl.core import checkpoint
 from robotrl.core.errors import UsageError
 from robotrl.core.types import ActionTerm
 from robotrl.data.join import join
 from robotrl.data.loading import load_dataset
+from robotrl.deploy.bundle import Bundle
 from robotrl.training.collect import CollectOptions, collect
+from robotrl.training.evaluation import evaluate_run, last_evaluation
+from robotrl.training.exporting import export_run, training_policy
 from robotrl.training.off_policy import OffPolicyLoop
 from robotrl.training.prior_data import DATA_FILE
 from robotrl.training.run_folder import RunFolder
@@ -77,7 +81,7 @@ def test_a_run_learns_from_several_datasets_and_its_bundle_names_them():
     assert main(["train", BALANCE, *TINY, f"data=[{','.join(paths)}]"]) == 0
     (file,) = Path("runs").rglob(DATA_FILE)
     assert json.loads(file.read_text())["transitions"] == 40
-    assert RunFolder(file.parent).config().data == paths
+    assert RunFolder(file.parent).config().data == [str(Path(path).absolute()) for path in paths]
     training = json.loads((file.parent / "bundle" / "contract.json").read_text())["training"]
     assert training["data"] == paths and training["init_from"] is None
 
@@ -96,12 +100,35 @@ def test_data_of_another_task_are_refused_until_it_is_said():
         make_loop(compose([*TINY, "task._target_=test_collect.Falling", f"data={path}"]))
 
 
+def test_what_is_evaluated_and_exported_amid_offline_updates_is_not_the_final_policy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of it has the same number of environment steps, none."""
+    words = [*TINY, "algorithm.offline_updates=400", f"data={record()}"]
+    run = RunFolder(train(compose([BALANCE, *words]), show_progress=False).absolute())
+    final = checkpoint.load(run.latest_checkpoint())
+    run.save_checkpoint(0, final | {"offline_left": 200}, 1)
+    evaluate_run(run.path, episodes=2, seed=1)
+    assert last_evaluation(run)[0] == -200
+    export_run(run.path)
+    run.save_checkpoint(0, final, 1)
+    assert training_policy(run.bundle) is None
+    export_run(run.path)
+    assert Bundle.load(run.bundle).contract.training["return_mean"] is None
+    assert training_policy(run.bundle) is not None
+    monkeypatch.chdir("/")  # data and run are found from anywhere
+    resume(run.path, show_progress=False)
+    assert last_evaluation(run)[0] == 0 and run.is_verified
+
+
 def test_a_run_is_resumed_with_the_data_that_it_began_with_only():
     path = Path(record())
     run = train(compose([BALANCE, *TINY, f"data={path}", "export=false"]), show_progress=False)
     original = path.rename("original")
     record(seed=1)
-    with pytest.raises(UsageError, match="learned from other data than what is at datasets/pole/random-v0"):
+    with pytest.raises(
+        UsageError, match=r"learned from other data than what is at /.*/datasets/pole/random-v0"
+    ):
         resume(run, show_progress=False)
     path.rename("other")
     record()  # the same seed on the same machine: the same bits

@@ -33,6 +33,7 @@ from robotrl.training.evaluation import evaluate
 from robotrl.training.lock import LOCK_FILE
 from robotrl.training.metrics import read_metrics
 from robotrl.training.progress import Progress
+from robotrl.training.report import write_report
 from robotrl.training.restore import load_policy_and_config, make_policy
 from robotrl.training.run_folder import RunFolder, steps_of
 from robotrl.training.train import LOOPS, InterruptedRunError, make_loop, resume, train
@@ -206,7 +207,7 @@ def test_ctrl_c_after_the_training_interrupts_at_once_and_resume_evaluates(tmp_p
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == files
 
 
-@pytest.mark.parametrize("function", ["export_policy", "write_report"])
+@pytest.mark.parametrize("function", ["export_policy", "verify_bundle", "write_report"])
 def test_a_run_killed_after_its_evaluation_is_completed(function, tmp_path, monkeypatch):
     def killed(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
@@ -217,9 +218,14 @@ def test_a_run_killed_after_its_evaluation_is_completed(function, tmp_path, monk
         train(compose(words), show_progress=False)
     run = RunFolder(next(tmp_path.rglob("config.yaml")).parent)
     assert run.evaluation.is_dir() and not run.report.exists()
-    resume(run.path, show_progress=False)
-    checks = json.loads((run.bundle / "verification.json").read_text())
-    assert checks and all(check["passed"] for check in checks) and run.report.is_file()
+    write_report(run.path)  # somebody looks at what is there
+    before = len(read_metrics(run.metrics_file))
+    if function != "write_report":
+        assert not run.is_verified
+        resume(run.path, show_progress=False)
+    assert run.is_verified and run.report.is_file()
+    rows = read_metrics(run.metrics_file)
+    assert len(rows) == before and sum("eval/return" in row for row in rows) == 1
     with pytest.raises(UsageError, match="is complete"):
         resume(run.path, show_progress=False)
 
@@ -371,6 +377,8 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys):
     assert second == "cartpole_balance · ppo: evaluating"
 
     with Progress(config, enabled=True, loop=loop) as progress:
+        progress.warn("no video: [/a] [libx264] " + "x" * 100)
+        assert capsys.readouterr().err == "robotrl: warning: no video: [/a] [libx264] " + "x" * 100 + "\n"
         progress.update(250, metrics)
         assert capsys.readouterr().err == ""  # not every iteration
         progress.update(1000, metrics)

@@ -62,16 +62,17 @@ def train(words: Sequence[str]) -> None:
 
     # every job is checked before the first one starts
     jobs = split_sweep(args.words) if args.multirun else [args.words]
-    configs = [inherited(compose(job)) for job in jobs]
+    configs = [compose(job) for job in jobs]
+    resolved = [inherited(config) for config in configs]
     if args.cfg:
         from robotrl.core.config import to_yaml
 
-        print("---\n".join(to_yaml(config) for config in configs), end="")
+        print("---\n".join(to_yaml(config) for config in resolved), end="")
         return
     runs: list[Path] = []
     try:
-        for job in jobs:
-            runs.append(run_training(compose(job)))
+        for config in configs:
+            runs.append(run_training(config))
     finally:  # what was trained before another job failed is of use all the same
         if runs:
             _summarize(runs, _varied(jobs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,6 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from robotrl.core.errors import UsageError
+
+
+def _beside(path: Path) -> Path:
+    # not the process's number, which comes again in containers
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
@@ -23,7 +29,7 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
         path: of the file to make or to replace.
         write: gets the path of the temporary file and writes it whole.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = _beside(path)
     try:
         write(aside)
         with open(aside, "rb+") as file:
@@ -54,7 +60,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise FileExistsError(f"{path} exists")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = _beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside.mkdir()
     try:

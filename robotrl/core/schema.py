@@ -225,12 +225,12 @@ def plain(value: Any, package: str = "") -> Any:
 
 
 def _reference(file: Path, package: str) -> str:
-    """Name a file by a resolver of this module where one knows it, else by its path."""
+    """Name a file by a resolver of this module where one knows it, else by its absolute path."""
     if file.is_relative_to(ASSETS):
         return f"${{assets:{file.relative_to(ASSETS).as_posix()}}}"
     home = _home(package) if package and file.is_absolute() else None
     if home is None or not file.is_relative_to(home):
-        return str(file)
+        return str(file.absolute())
     inside = file.relative_to(home).as_posix().replace("'", "\\'")
     return f"${{package:{package},'{inside}'}}"
 

@@ -19,8 +19,7 @@ from robotrl.envs.env import Env
 from robotrl.envs.vec_env import VecEnv
 from robotrl.tasks.task import Task
 from robotrl.training.controller import Controller
-from robotrl.training.restore import load_policy_and_config
-from robotrl.training.run_folder import RunFolder, steps_of
+from robotrl.training.restore import load_trained
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def trained_policy(run: Path, deterministic: bool, env: Env, rng: torch.Generato
     Raises:
         UsageError: `run` is no run, or its task has other observations or actions than the environments.
     """
-    policy, config = load_policy_and_config(run)
+    policy, config, log_step = load_trained(run)
     difference = policy.specs.difference(env.specs)
     if difference is not None:
         raise UsageError(
@@ -62,7 +61,7 @@ def trained_policy(run: Path, deterministic: bool, env: Env, rng: torch.Generato
         Controller(lambda obs: policy.act(obs, deterministic=deterministic, rng=rng), policy.horizon),
         {
             "deterministic": deterministic,
-            "policy_env_steps": steps_of(RunFolder(run).latest_checkpoint()),
+            "policy_env_steps": log_step,
         },
     )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robotrl.core.config import check_seed, evaluation_seed
 from robotrl.core.errors import RobotrlError, UsageError
-from robotrl.core.files import write_aside
+from robotrl.core.files import writable_parent, write_aside
 from robotrl.core.types import Step
 from robotrl.envs.action_queue import ActionQueue
 from robotrl.envs.env import AnyTask, make_env
@@ -24,7 +24,7 @@ from robotrl.sim.sim import MakeSim
 from robotrl.sim.threads import one_torch_thread
 from robotrl.training.controller import Controller, deterministic
 from robotrl.training.playback import own_task
-from robotrl.training.run_folder import RunFolder, steps_of, write_json
+from robotrl.training.run_folder import RunFolder, write_json
 from robotrl.training.video import chosen_grid, record_video
 
 _RESAMPLES = 10_000
@@ -64,8 +64,10 @@ class Evaluation:
         chosen = values[self.valid]
         if not len(chosen):
             return dict.fromkeys(("mean", "ci_low", "ci_high"), float("nan"))
-        picks = np.random.default_rng(0).integers(len(chosen), size=(_RESAMPLES, len(chosen)))
-        low, high = np.percentile(chosen[picks].mean(axis=1), [2.5, 97.5])
+        rng, size = np.random.default_rng(0), len(chosen)
+        # one after another: all at once they would be gigabytes of thousands of episodes
+        means = [chosen[rng.integers(size, size=size)].mean() for _ in range(_RESAMPLES)]
+        low, high = np.percentile(means, [2.5, 97.5])
         return {"mean": float(chosen.mean()), "ci_low": float(low), "ci_high": float(high)}
 
 
@@ -172,17 +174,21 @@ def save_evaluation(folder: Path, evaluation: Evaluation, seed: int, env_steps: 
     return summary
 
 
-def evaluated_steps(run: RunFolder) -> int | None:
-    """Return the environment steps of the policy that was evaluated last, None before an evaluation.
+def last_evaluation(run: RunFolder) -> tuple[int | None, float | None]:
+    """Return the steps of the policy that was evaluated last and its mean return.
+
+    None before an evaluation, and as the mean of one in which every episode diverged.
 
     Raises:
         RobotrlError: the summary of the evaluation is damaged.
     """
     path = run.evaluation / "summary.json"
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["env_steps"])
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        mean = summary["mean"]
+        return int(summary["env_steps"]), None if mean is None else float(mean)
     except FileNotFoundError:
-        return None
+        return None, None
     except (ValueError, KeyError, TypeError) as error:
         raise RobotrlError(f"{path} is damaged: {error}") from error
 
@@ -206,19 +212,19 @@ def evaluate_run(
         UsageError: there is no such run, or episodes, seed or grid are none.
         RobotrlError: its checkpoint is damaged, or nothing can be drawn here.
     """
-    from robotrl.training.restore import load_policy_and_config
+    from robotrl.training.restore import load_trained
 
     grid = chosen_grid(video_grid, video)
     if episodes < 1:
         raise UsageError(f"episodes must be at least 1, got {episodes}")
     check_seed(seed)
     folder = RunFolder(run)
-    policy, cfg = load_policy_and_config(run)
+    policy, cfg, log_step = load_trained(run)
     if video:
         own_task(cfg.task)
-    env_steps = steps_of(folder.latest_checkpoint())
-    result = evaluate(policy, cfg.task, episodes, seed, cfg.sim_threads)
-    summary = save_evaluation(folder.evaluation, result, seed, env_steps)
+    with writable_parent(folder.evaluation / "summary.json"):
+        result = evaluate(policy, cfg.task, episodes, seed, cfg.sim_threads)
+        summary = save_evaluation(folder.evaluation, result, seed, log_step)
     summary |= {"csv": str(folder.evaluation / "episodes.csv"), "video": None}
     if video:
         path = folder.path / "video.mp4"

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from robotrl.core import checkpoint
 from robotrl.core.config import TrainConfig
-from robotrl.core.errors import RobotrlError, UsageError
+from robotrl.core.errors import UsageError
 from robotrl.deploy.contract import CONTRACT_FILE
 from robotrl.export.bundle import export_policy
 from robotrl.policies.policy import Policy
-from robotrl.training.restore import load_policy_and_config
-from robotrl.training.run_folder import RunFolder, steps_of
+from robotrl.training.evaluation import last_evaluation
+from robotrl.training.restore import load_trained
+from robotrl.training.run_folder import RunFolder
 
 
 def export_run(
@@ -47,18 +47,18 @@ def export_run(
         out = replaced
     elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} exists: give --out a folder that does not, or an empty one")
-    policy, config = load_policy_and_config(run)
+    policy, config, log_step = load_trained(run)
+    evaluated, return_mean = last_evaluation(folder)
     if sampling_steps is not None:
         policy.set_sampling_steps(sampling_steps)
-    # the tensors were read with the policy; no path starts with "-"
-    env_steps = checkpoint.load(folder.latest_checkpoint(), prefix="-")["env_steps"]
-    # with another number of steps it is another policy, which nobody evaluated
-    return_mean = _return_mean(folder, env_steps) if sampling_steps is None else None
+    # with another number of denoising steps it is another policy, which nobody evaluated
+    if evaluated != log_step or sampling_steps is not None:
+        return_mean = None
     return export_policy(
         policy,
         config.task,
         out,
-        provenance=provenance(config, env_steps, return_mean),
+        provenance=provenance(config, log_step, return_mean),
         allow_simulation_only=allow_simulation_only or config.allow_simulation_only,
         formats=formats,
     )
@@ -86,28 +86,16 @@ def training_policy(bundle: Path) -> Policy | None:
         RobotrlError: the run's configuration or newest checkpoint is damaged.
     """
     run = bundle.resolve().parent
-    if not (run / "config.yaml").is_file() or not (checkpoints := RunFolder(run).checkpoints()):
+    if not (run / "config.yaml").is_file() or not RunFolder(run).checkpoints():
         return None
     try:
         contract = json.loads((bundle / CONTRACT_FILE).read_text(encoding="utf-8"))
         env_steps, sampling_steps = contract["training"]["env_steps"], contract.get("sampling_steps")
     except (OSError, ValueError, KeyError, TypeError):
         return None  # the verification says what is wrong with the bundle
-    if env_steps != steps_of(checkpoints[-1]):
+    policy, _, log_step = load_trained(run)
+    if env_steps != log_step:
         return None
-    policy = load_policy_and_config(run)[0]
     if sampling_steps is not None:
         policy.set_sampling_steps(sampling_steps)
     return policy
-
-
-def _return_mean(folder: RunFolder, env_steps: int) -> float | None:
-    """Return the mean return of the run's last evaluation if it was of this checkpoint."""
-    path = folder.evaluation / "summary.json"
-    try:
-        summary: dict[str, Any] = json.loads(path.read_text())
-        return float(summary["mean"]) if summary["env_steps"] == env_steps else None
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RobotrlError(f"{path} is damaged: {error}") from error

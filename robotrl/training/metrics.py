@@ -32,8 +32,7 @@ class MetricsLogger:
         self._path = csv_path
         self._columns: list[str] = list(_KEYS)
         if csv_path.is_file():
-            rows = [row for row in read_metrics(csv_path) if row["env_steps"] <= (resume_from or 0)]
-            self._rewrite(rows)
+            self._rewrite([row for row in read_metrics(csv_path) if _stays(row, resume_from or 0)])
         else:
             self._rewrite([])
         self._writer = SummaryWriter(
@@ -68,6 +67,12 @@ class MetricsLogger:
                 writer.writerows(_cells(row, self._columns) for row in rows)
 
         write_aside(self._path, write)
+
+
+def _stays(row: dict[str, float], resume_from: int) -> bool:
+    """Return whether a row was logged up to a checkpoint; a final evaluation comes after the last one."""
+    is_evaluation = all(name in _KEYS or name.startswith("eval/") for name in row)
+    return row["env_steps"] < resume_from or (row["env_steps"] == resume_from and not is_evaluation)
 
 
 def _cells(row: dict[str, float], columns: list[str]) -> list[str]:

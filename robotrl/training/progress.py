@@ -7,6 +7,7 @@ from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
@@ -50,9 +51,10 @@ class Progress:
             refresh_per_second=4,
             speed_estimate_period=60.0,
         )
+        self._title = f"{config.task_name} · {config.algorithm_name}"
         self._first, self._last = -loop.offline_updates, config.total_steps
         self._task = self._bar.add_task(
-            f"{config.task_name} · {config.algorithm_name}",
+            escape(self._title),
             total=config.total_steps - self._first,
             completed=loop.log_step - self._first,
             steps="",
@@ -117,8 +119,11 @@ class Progress:
         if not task.finished and task.time_remaining is not None:
             times.append(f"eta {_clock(task.time_remaining)}")
         parts = [f"{task.percentage:.0f}%", fields["steps"], fields["figures"], " ".join(times)]
-        line = f"{task.description}: {' · '.join(filter(None, parts))}"
-        self._bar.console.print(line, highlight=False, soft_wrap=True)
+        self._print(f"{self._title}: {' · '.join(filter(None, parts))}")
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        # a path may look like rich's markup
+        self._bar.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def evaluated(self, mean: float) -> None:
         """Remember the last evaluation's mean return."""
@@ -126,12 +131,12 @@ class Progress:
 
     def warn(self, message: str) -> None:
         """Print a line that stays above the bar."""
-        self._bar.console.print(f"robotrl: warning: {message}", style="yellow", highlight=False)
+        self._print(f"robotrl: warning: {message}", style="yellow")
 
     def stage(self, name: str) -> None:
         """Name what happens after training."""
         if self._prints_lines:
-            self._bar.console.print(f"{self._bar.tasks[0].description}: {name}", highlight=False)
+            self._print(f"{self._title}: {name}")
         else:
             self._bar.update(self._task, description=name)
 

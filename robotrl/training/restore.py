@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -24,8 +25,22 @@ def make_policy(config: PolicyConfig, specs: Specs, rng: torch.Generator) -> Pol
     return config.algorithm_class.make_policy(specs, base, config.algorithm, rng)
 
 
-def load_policy_and_config(run: Path) -> tuple[Policy, TrainConfig]:
-    """Load the policy of a run's newest checkpoint, in evaluation mode, and the run's configuration.
+class Trained(NamedTuple):
+    """What a run's newest checkpoint holds.
+
+    Attributes:
+        policy: in evaluation mode.
+        config: of the run.
+        log_step: environment steps of the training; below 0, minus the updates on data that are left.
+    """
+
+    policy: Policy
+    config: TrainConfig
+    log_step: int
+
+
+def load_trained(run: Path) -> Trained:
+    """Load the policy of a run's newest checkpoint.
 
     Raises:
         UsageError: `run` is not a run folder.
@@ -38,8 +53,15 @@ def load_policy_and_config(run: Path) -> tuple[Policy, TrainConfig]:
     state = checkpoint.load(path, prefix="algorithm/policy")
     try:
         policy.load_state_dict(state["algorithm"]["policy"])
+        log_step = state["env_steps"] - state.get("offline_left", 0)
     except (KeyError, TypeError, RuntimeError) as error:
         raise RobotrlError(
             f"checkpoint {path} does not fit {folder.config_file}: {' '.join(str(error).split())}"
         ) from error
-    return policy.eval().requires_grad_(False), config
+    return Trained(policy.eval().requires_grad_(False), config, log_step)
+
+
+def load_policy_and_config(run: Path) -> tuple[Policy, TrainConfig]:
+    """Load the policy of a run's newest checkpoint and the run's configuration, see `load_trained`."""
+    trained = load_trained(run)
+    return trained.policy, trained.config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -22,6 +23,10 @@ _REPORTED_PACKAGES = (
     "torch", "mujoco", "numpy", "gymnasium", "stable_baselines3",
     "dm_control", "envpool", "gymnasium_robotics", "metaworld",
 )  # fmt: skip
+
+
+VERIFICATION_FILE = "verification.json"
+"""In a run's bundle: the checks it was put to."""
 
 
 class RunFolder:
@@ -61,6 +66,10 @@ class RunFolder:
                 break
             except FileExistsError:
                 number += 1
+            except OSError as error:
+                raise UsageError(f"runs_dir={cfg.runs_dir}: cannot make {path}: {error.strerror}") from error
+        if cfg.data is not None:  # to be found from any folder
+            cfg = dataclasses.replace(cfg, data=[str(Path(name).absolute()) for name in cfg.data])
         try:
             (path / "checkpoints").mkdir()
             write_json(path / "versions.json", versions())
@@ -94,6 +103,15 @@ class RunFolder:
     def bundle(self) -> Path:
         """The exported policy."""
         return self.path / "bundle"
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the bundle passed every check of its verification."""
+        try:
+            checks = json.loads((self.bundle / VERIFICATION_FILE).read_text(encoding="utf-8"))
+            return all(check["passed"] for check in checks)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     @property
     def report(self) -> Path:

@@ -19,7 +19,7 @@ from robotrl.export.bundle import check_exportable, export_policy
 from robotrl.export.verify import verify_bundle
 from robotrl.sim.sim import MakeSim
 from robotrl.training.clock import Clock, StopFlag, stop_on_ctrl_c
-from robotrl.training.evaluation import Evaluation, evaluate, evaluated_steps, save_evaluation
+from robotrl.training.evaluation import Evaluation, evaluate, last_evaluation, save_evaluation
 from robotrl.training.exporting import provenance
 from robotrl.training.failures import FailureFiles
 from robotrl.training.fine_tuning import go_on_from_origin, inherit
@@ -34,7 +34,7 @@ from robotrl.training.prior_data import check_same_data, load_prior_data, missin
 from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
 from robotrl.training.restore import make_policy
-from robotrl.training.run_folder import RunFolder, write_json
+from robotrl.training.run_folder import VERIFICATION_FILE, RunFolder, write_json
 from robotrl.training.sb3 import Sb3Loop
 from robotrl.training.streaming import StreamingLoop
 from robotrl.training.video import record_video
@@ -114,9 +114,8 @@ def _resume(run: RunFolder, show_progress: bool) -> Path:
     except (KeyError, RuntimeError) as error:
         message = " ".join(str(error).split())
         raise RobotrlError(f"{run.latest_checkpoint()} does not fit {run.config_file}: {message}") from error
-    # the report is the last thing that a run makes
-    finished = evaluated_steps(run) == loop.env_steps and run.report.is_file()
-    if loop.log_step >= config.total_steps and finished and (run.bundle.is_dir() or not config.export):
+    evaluated = last_evaluation(run)[0] == loop.log_step and run.report.is_file()
+    if loop.log_step >= config.total_steps and evaluated and (run.is_verified or not config.export):
         raise UsageError(
             f"run {run.path} is complete ({loop.env_steps} of {config.total_steps} steps): see its report, "
             f"score it again with `robotrl evaluate {run.path}` or train a new run with more total_steps"
@@ -308,7 +307,7 @@ def _export(run: RunFolder, config: TrainConfig, loop: Loop, return_mean: float 
         allow_simulation_only=config.allow_simulation_only,
     )
     checks = verify_bundle(run.bundle, loop.algorithm.policy)
-    write_json(run.bundle / "verification.json", [dataclasses.asdict(check) for check in checks])
+    write_json(run.bundle / VERIFICATION_FILE, [dataclasses.asdict(check) for check in checks])
     failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
     if failed:
         raise RobotrlError(f"the exported bundle {run.bundle} failed its verification: {'; '.join(failed)}")

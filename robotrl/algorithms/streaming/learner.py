@@ -7,7 +7,6 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -50,11 +49,10 @@ from robotrl.algorithms.streaming.state import (
     WEIGHTS,
     Workspace,
 )
+from robotrl.algorithms.streaming.workers import Workers
 from robotrl.core.errors import UsageError, unknown_name
 
 C = TypeVar("C", bound=StreamConfig)
-# handing a stream to another thread costs as much as advancing a few of them
-_MIN_STREAMS_PER_THREAD = 4
 
 
 class StreamLearner(ABC):
@@ -117,30 +115,20 @@ class StreamLearner(ABC):
         self._started = False
         self.durations = Durations(config.update_budget_s)
         cpus = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
-        self.num_threads = max(1, min(cpus, num_streams // _MIN_STREAMS_PER_THREAD))
-        self._work = [
-            Workspace(
-                direction=np.zeros(self._layout.parameters[-1], dtype),
-                activations=np.concatenate([new_activations(s, 1, dtype)[0] for s in sizes]),
-                gradient=np.zeros((2, self._layout.sizes.max() + 1), dtype),
-                action=np.zeros((2, action_width)),
-            )
-            for _ in range(self.num_threads)
-        ]
-        self._bounds = np.linspace(0, num_streams, self.num_threads + 1).astype(int).tolist()
-        self._pool = self._new_pool()
+        self._workers = Workers(num_streams, cpus, lambda: self._new_workspace(action_width, dtype))
 
-    def _new_pool(self) -> ThreadPoolExecutor | None:
-        return ThreadPoolExecutor(self.num_threads - 1, "streams") if self.num_threads > 1 else None
+    def _new_workspace(self, action_width: int, dtype: npt.DTypeLike) -> Workspace:
+        return Workspace(
+            direction=np.zeros(self._layout.parameters[-1], dtype),
+            activations=np.concatenate([new_activations(s, 1, dtype)[0] for s in self.sizes]),
+            gradient=np.zeros((2, self._layout.sizes.max() + 1), dtype),
+            action=np.zeros((2, action_width)),
+        )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy begins with, threads excepted."""
-        return self.__dict__ | {"_pool": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become a copy, with threads of its own."""
-        self.__dict__.update(state)
-        self._pool = self._new_pool()
+    @property
+    def num_threads(self) -> int:
+        """Threads that advance the streams."""
+        return self._workers.num_threads
 
     @classmethod
     def checked(cls, config: C) -> C:
@@ -263,23 +251,10 @@ class StreamLearner(ABC):
         elif (batch.valid & (batch.terminated | batch.truncated)).any():
             raise UsageError("an episode ended: give final_obs, the observation before the reset")
         refuse_bad(batch, obs_name)
-        self._run()
+        self._workers.run(self._advance_part)
 
-    def _run(self) -> None:
-        def advance(thread: int) -> None:
-            low, high = self._bounds[thread], self._bounds[thread + 1]
-            self._advance(
-                low, high, self._layout, self._switches, self._hyper, self.streams, self._batch,
-                self._work[thread],
-            )  # fmt: skip
-
-        if self._pool is None:
-            advance(0)
-            return
-        pending = [self._pool.submit(advance, thread) for thread in range(1, self.num_threads)]
-        advance(0)
-        for done in pending:
-            done.result()
+    def _advance_part(self, low: int, high: int, work: Workspace) -> None:
+        self._advance(low, high, self._layout, self._switches, self._hyper, self.streams, self._batch, work)
 
     def parameters(self, head: str) -> Reals:
         """View the parameters of one network of every stream, (N, P)."""

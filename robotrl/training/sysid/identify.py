@@ -14,7 +14,7 @@ import numpy as np
 
 from robotrl import __version__
 from robotrl.core.errors import UsageError
-from robotrl.core.files import new_folder
+from robotrl.core.files import new_folder, writable_parent
 from robotrl.training.sysid.deployment_log import read_deployment
 from robotrl.training.sysid.estimates import Estimate, estimates_of, realism_yaml
 from robotrl.training.sysid.fit import Fit, fit, toolbox
@@ -75,31 +75,34 @@ def identify(
         raise UsageError(f"the interval factor must be above 0, got {interval_factor}")
     if out.exists():
         raise UsageError(f"{out} exists and is left as it is: name another folder with --out")
-    toolbox()
-    spec = read_spec(model)
-    compiled = spec.compile()
-    unknowns = unknowns_of(compiled, read_parameters(parameters))
-    read = [read_deployment(path, compiled) if path.suffix == ".mcap" else read_log(path) for path in logs]
-    predictor = Predictor(spec, read, unknowns)
-    found = fit(predictor)
-    estimates = estimates_of(unknowns, found, interval_factor, float(predictor.model.opt.timestep))
-    residuals = _residuals(predictor, found)
-    with new_folder(out) as folder:
-        write_model(folder / "identified.xml", model, unknowns, found.values)
-        (folder / "realism.yaml").write_text(realism_yaml(estimates, interval_factor), encoding="utf-8")
-        document = {
-            "robotrl_version": __version__,
-            "mujoco_version": mujoco.__version__,
-            "model": model.name,
-            "logs": [path.name for path in logs],
-            "interval_factor": interval_factor,
-            "estimates": [each.as_json() for each in estimates],
-            "correlation": found.correlation.tolist(),
-            "residuals": [vars(each) for each in residuals],
-        }
-        _write_json(folder / "estimates.json", document)
-        draw_fits(folder, predictor, found)
-        write_page(folder / "report.html", predictor, found, estimates)
+    with writable_parent(out):
+        toolbox()
+        spec = read_spec(model)
+        compiled = spec.compile()
+        unknowns = unknowns_of(compiled, read_parameters(parameters))
+        read = [
+            read_deployment(path, compiled) if path.suffix == ".mcap" else read_log(path) for path in logs
+        ]
+        predictor = Predictor(spec, read, unknowns)
+        found = fit(predictor)
+        estimates = estimates_of(unknowns, found, interval_factor, float(predictor.model.opt.timestep))
+        residuals = _residuals(predictor, found)
+        with new_folder(out) as folder:
+            write_model(folder / "identified.xml", model, unknowns, found.values)
+            (folder / "realism.yaml").write_text(realism_yaml(estimates, interval_factor), encoding="utf-8")
+            document = {
+                "robotrl_version": __version__,
+                "mujoco_version": mujoco.__version__,
+                "model": model.name,
+                "logs": [path.name for path in logs],
+                "interval_factor": interval_factor,
+                "estimates": [each.as_json() for each in estimates],
+                "correlation": found.correlation.tolist(),
+                "residuals": [vars(each) for each in residuals],
+            }
+            _write_json(folder / "estimates.json", document)
+            draw_fits(folder, predictor, found)
+            write_page(folder / "report.html", predictor, found, estimates)
     return Identification(out, estimates, residuals)
 
 
