@@ -99,10 +99,21 @@ def test_iterations_add_up_to_one_call_of_sb3(algorithm: str) -> None:
         first.iterate()
     # SB3 draws from torch's global generator, which it seeds when it is built: one after the other
     second = sb3_loop(algorithm, *short)
-    steps = 2 * second.algorithm.steps_per_iteration(4)
+    steps = 2 * second.algorithm.steps_per_iteration(4, 1_000_000)
     second.algorithm.model.learn(steps)
     for name, weights in second.algorithm.model.policy.state_dict().items():
         assert torch.equal(first.algorithm.model.policy.state_dict()[name], weights), name
+
+
+def test_a_training_ends_where_it_was_asked_to(tmp_path: Path) -> None:
+    words = ["total_steps=2301", "algorithm.learning_starts=2200", "eval_episodes=1", "export=false"]
+    run = train(config("sb3_td3", *words, f"runs_dir={tmp_path}"), show_progress=False)
+    assert read_metrics(run / "metrics.csv")[-1]["env_steps"] == 2304  # whole steps of 4 environments
+
+
+def test_a_temperature_that_is_learned_starts_above_0() -> None:
+    with pytest.raises(UsageError, match="ent_coef must start above 0 where it is learned, got 'auto_0'"):
+        config("sb3_sac", "algorithm.ent_coef=auto_0")
 
 
 def test_the_defaults_are_sb3s() -> None:

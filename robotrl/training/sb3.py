@@ -126,10 +126,10 @@ class Sb3Algorithm(Algorithm):
             next(slots).copy_(weight.t())
             next(slots).copy_(bias)
 
-    def steps_per_iteration(self, num_envs: int) -> int:
-        """Return the environment steps between two looks at the metrics."""
+    def steps_per_iteration(self, num_envs: int, left: int) -> int:
+        """Return the environment steps until the next look at the metrics, of those that are left."""
         period = num_envs * self.config.train_freq
-        return math.ceil(STEPS_PER_ITERATION / period) * period
+        return math.ceil(min(STEPS_PER_ITERATION, left) / period) * period
 
     def update(self, batch: Any) -> dict[str, Tensor]:
         """Let SB3 collect and learn.
@@ -167,8 +167,8 @@ class Sb3PPO(Sb3Algorithm):
     default_policy: ClassVar[type[Policy]] = Sb3GaussianPolicy
     _critic_key: ClassVar[str] = "vf"
 
-    def steps_per_iteration(self, num_envs: int) -> int:
-        """Return the size of a rollout."""
+    def steps_per_iteration(self, num_envs: int, left: int) -> int:
+        """Return the size of a rollout, which SB3 never shortens."""
         return self.config.n_steps * num_envs
 
     def _make(self, options: dict[str, Any]) -> Any:
@@ -264,7 +264,9 @@ class Sb3Loop(Loop):
                     statistics.add({name: torch.tensor([float(value)]) for name, value in episode.items()})
             return True
 
-        metrics = self.algorithm.update((self.algorithm.steps_per_iteration(self.env.num_envs), watch))
+        left = self.total_steps - self.env_steps
+        steps = self.algorithm.steps_per_iteration(self.env.num_envs, left)
+        metrics = self.algorithm.update((steps, watch))
         self.env_steps = self.algorithm.model.num_timesteps
         return statistics.means() | {name: float(value) for name, value in metrics.items()}
 

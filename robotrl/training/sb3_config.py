@@ -198,6 +198,8 @@ class Sb3SACConfig(Sb3OffPolicyConfig):
         checks.finite(self, "target_entropy")
         if not re.fullmatch(r"auto|(auto_)?(\d+(\.\d*)?|\.\d+)(e-?\d+)?", self.ent_coef):
             raise ValueError(f"ent_coef must be auto, auto_NUMBER or a number, got {self.ent_coef!r}")
+        if self.ent_coef.startswith("auto_") and not float(self.ent_coef.removeprefix("auto_")) > 0.0:
+            raise ValueError(f"ent_coef must start above 0 where it is learned, got {self.ent_coef!r}")
 
 
 @dataclass
