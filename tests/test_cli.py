@@ -253,10 +253,14 @@ def test_multirun_checks_origins_first_and_shows_what_was_trained(
     words += ["eval_episodes=1", "export=false"]
     assert main([*words, "total_steps=20", "algorithm.init_from=null,nowhere"]) == 2
     captured = capsys.readouterr()
-    assert "nowhere does not exist" in captured.err and "run folder:" not in captured.out
+    assert "error: algorithm.init_from=nowhere: run folder nowhere does not exist" in captured.err
+    assert "run folder:" not in captured.out
     assert main([*words, "total_steps=20,0"]) == 2
     captured = capsys.readouterr()
-    assert "set total_steps above 0" in captured.err and captured.out.count("run folder:") == 1
+    assert (
+        "error: total_steps=0: nothing would be learned: set" in captured.err
+        and captured.out.count("run folder:") == 1
+    )
 
 
 def test_multirun_trains_every_combination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from robotrl.cli.evaluate import score
 from robotrl.cli.terminal import command_parser, print_table
-from robotrl.core.errors import UsageError
+from robotrl.core.errors import RobotrlError, UsageError
 
 _SUMMARY = """\
 Train a policy, evaluate it on fresh episodes, export it and verify the export. Everything is written
@@ -62,8 +63,13 @@ def train(words: Sequence[str]) -> None:
 
     # every job is checked before the first one starts
     jobs = split_sweep(args.words) if args.multirun else [args.words]
-    configs = [compose(job) for job in jobs]
-    resolved = [inherited(config) for config in configs]
+    common = set(jobs[0]).intersection(*jobs)
+    varied = [[word for word in job if word not in common] for job in jobs]
+    configs, resolved = [], []
+    for job, words in zip(jobs, varied, strict=True):
+        with _named(words):
+            configs.append(compose(job))
+            resolved.append(inherited(configs[-1]))
     if args.cfg:
         from robotrl.core.config import to_yaml
 
@@ -71,18 +77,24 @@ def train(words: Sequence[str]) -> None:
         return
     runs: list[Path] = []
     try:
-        for config in configs:
-            runs.append(run_training(config))
+        for config, words in zip(configs, varied, strict=True):
+            with _named(words):
+                runs.append(run_training(config))
     finally:  # what was trained before another job failed is of use all the same
         if runs:
-            _summarize(runs, _varied(jobs))
+            columns = tuple(f"{name}=" for name in _CHOICES)
+            _summarize(runs, [" ".join(w for w in words if not w.startswith(columns)) for words in varied])
 
 
-def _varied(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Return what tells each job from the others, besides what has a column of its own."""
-    common = set(jobs[0]).intersection(*jobs)
-    shown = tuple(f"{name}=" for name in _CHOICES)
-    return [" ".join(word for word in job if not (word in common or word.startswith(shown))) for job in jobs]
+@contextmanager
+def _named(words: Sequence[str]) -> Iterator[None]:
+    """Tell of an error which job of several it is of, by what tells that from the others."""
+    try:
+        yield
+    except RobotrlError as error:
+        if not words:
+            raise
+        raise type(error)(f"{' '.join(words)}: {error}") from error
 
 
 def _summarize(runs: Sequence[Path], varied: Sequence[str]) -> None:
