@@ -319,7 +319,9 @@ def test_configuration_and_command_line(
         Path("hip.safetensors"), command_range=[-1.0, 1.0]
     )
     Path("config.yaml").write_text(config.to_yaml(resolved))
-    assert config.from_yaml(Path("config.yaml")).task == resolved.task
+    actuator = config.from_yaml(Path("config.yaml")).task.realism.actuators["legs"]
+    # found from any folder
+    assert actuator == network_actuator(tmp_path / "hip.safetensors", command_range=[-1.0, 1.0])
     with pytest.raises(
         UsageError, match=r"lag 0\.004 s is no whole multiple of the physics step of 0\.0025 s"
     ):

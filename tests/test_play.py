@@ -294,7 +294,7 @@ def make_run(folder: Path) -> Path:
     run = folder / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(to_yaml(config))
-    state = {"algorithm": {"policy": policy_of(task).state_dict()}}
+    state = {"env_steps": 8, "algorithm": {"policy": policy_of(task).state_dict()}}
     checkpoint.save(run / "checkpoints" / "step_000000000008.safetensors", state)
     return run
 

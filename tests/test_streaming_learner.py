@@ -157,7 +157,7 @@ def test_kernels_are_kept_by_their_text_and_compile_without_a_folder(tmp_path: P
 
     def answer(value: int, cache: Path) -> subprocess.CompletedProcess[str]:
         (rules / "inner.py").write_text(f"{start}@kernel\ndef inner(x):\n    return x * {value}\n")
-        environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
             [sys.executable, "-c", program],
             capture_output=True,
