@@ -24,8 +24,8 @@ from robotrl.data.replay import Replay
 from robotrl.export.verify import verify_bundle
 from robotrl.training.collect import CollectOptions, collect
 from robotrl.training.pretrained import inherit_policy
-from robotrl.training.restore import load_policy_and_config
-from robotrl.training.run_folder import RunFolder, steps_of
+from robotrl.training.restore import load_policy_and_config, load_trained
+from robotrl.training.run_folder import RunFolder
 from robotrl.training.train import make_loop, resume, train
 
 SMALL = {"hidden": [8], "noise_hidden": [8], "learning_rate": 1e-2, "tau": 0.1}
@@ -133,7 +133,7 @@ def test_kill_and_resume_equals_the_uninterrupted_run(cloned, tmp_path):
     process = start(arguments, ("-c", DYING, "750"))
     assert process.communicate(timeout=120)[0] == "" and process.returncode == -signal.SIGKILL
     run = RunFolder(next((tmp_path / "b").rglob("config.yaml")).parent)
-    assert steps_of(run.latest_checkpoint()) == 2000
+    assert load_trained(run.path).log_step == 2000
     resume(run.path, show_progress=False)
     expected, got = flat_tensors(whole.latest_checkpoint()), flat_tensors(run.latest_checkpoint())
     assert expected.keys() == got.keys() and "/buffer/fields/noise" in expected

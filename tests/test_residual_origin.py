@@ -12,8 +12,8 @@ from robotrl.core.config import from_yaml
 from robotrl.core.errors import UsageError
 from robotrl.envs.env import specs_of
 from robotrl.export.verify import verify_bundle
-from robotrl.training.restore import load_policy_and_config
-from robotrl.training.run_folder import RunFolder, steps_of
+from robotrl.training.restore import load_policy_and_config, load_trained
+from robotrl.training.run_folder import RunFolder
 from robotrl.training.train import resume, train
 
 TINY = ["task=pendulum_swingup", "task.episode_length_s=0.5", "eval_episodes=2", "seed=3", "torch_threads=1"]
@@ -47,7 +47,7 @@ def test_a_residual_keeps_the_whole_policy_of_another_algorithm(name, tmp_path):
     told = RunFolder(second).config_file
     told.write_text(told.read_text().replace("total_steps: 200\n", "total_steps: 300\n", 1))
     resume(second, show_progress=False)
-    assert steps_of(RunFolder(second).latest_checkpoint()) == 300
+    assert load_trained(second).log_step == 300
     ours, config = load_policy_and_config(second)
     assert type(ours.base.base) is type(theirs) and ours.horizon == theirs.horizon
     obs = {"policy": torch.randn(50, specs_of(config.task).obs_dim("policy"))}

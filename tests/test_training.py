@@ -32,10 +32,9 @@ from robotrl.training import train as train_module
 from robotrl.training.evaluation import evaluate
 from robotrl.training.lock import LOCK_FILE
 from robotrl.training.metrics import read_metrics
-from robotrl.training.progress import Progress
 from robotrl.training.report import write_report
-from robotrl.training.restore import load_policy_and_config, make_policy
-from robotrl.training.run_folder import RunFolder, steps_of
+from robotrl.training.restore import load_policy_and_config, load_trained, make_policy
+from robotrl.training.run_folder import RunFolder
 from robotrl.training.train import LOOPS, InterruptedRunError, make_loop, resume, train
 
 ONLY_SIMULATED = (
@@ -104,7 +103,7 @@ def test_a_short_training_takes_no_more_steps_than_it_was_asked_for(algorithm, t
     run = RunFolder(train(compose(overrides(algorithm, tmp_path, "total_steps=2302")), show_progress=False))
     logged = {row["env_steps"] for row in read_metrics(run.metrics_file)}
     assert logged == {2000, 2304}  # whole steps of 4 environments
-    assert steps_of(run.latest_checkpoint()) == 2304
+    assert load_trained(run.path).log_step == 2304
 
 
 # of these, PPO also evaluates on the way
@@ -131,7 +130,7 @@ def test_kill_and_resume_equals_the_uninterrupted_run(
     process = start(words, ("-c", DYING, str(dies_at)))
     assert process.communicate(timeout=120)[0] == "" and process.returncode == -signal.SIGKILL
     run = RunFolder(next((tmp_path / "killed").rglob("config.yaml")).parent)
-    assert steps_of(run.latest_checkpoint()) == checkpoint_at
+    assert load_trained(run.path).log_step == checkpoint_at
     assert (run.path / LOCK_FILE).is_file()
 
     stale = run.path / "checkpoints" / ".step_000000000999.safetensors.77.tmp"
@@ -172,7 +171,7 @@ def test_a_run_has_one_writer_and_ctrl_c_ends_it_cleanly_with_a_checkpoint(tmp_p
     assert "Traceback" not in errors
     policy, _ = load_policy_and_config(run.path)
     assert all(torch.isfinite(p).all() for p in policy.parameters())
-    assert read_metrics(run.metrics_file)[-1]["env_steps"] == steps_of(run.latest_checkpoint())
+    assert read_metrics(run.metrics_file)[-1]["env_steps"] == load_trained(run.path).log_step
 
 
 def interrupted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -354,35 +353,6 @@ def test_the_loop_does_not_depend_on_physics_threads():
             loop.iterate()
         finals.append(loop.algorithm.policy.net.flat.detach().clone())
     assert torch.equal(*finals)
-
-
-def test_progress_of_a_resumed_run_starts_where_it_was():
-    config = compose(overrides("ppo", Path("unused"), "total_steps=1000"))
-    loop = make_loop(config)
-    loop.env_steps = 640
-    (task,) = Progress(config, enabled=False, loop=loop)._bar.tasks
-    assert (task.completed, task.total) == (640, 1000)
-
-
-def test_progress_without_a_terminal_is_a_line_now_and_then(capsys):
-    loop = make_loop(compose(overrides("ppo", Path("unused"), "total_steps=1000")))
-    config = compose(overrides("ppo", Path("unused"), "total_steps=1000"))
-    with Progress(config, enabled=True, loop=loop, line_every_s=0.0) as progress:
-        metrics = {"time/env_steps_per_s": 2340.0, "episode/return": 1.25, "episode/success": 0.5}
-        progress.update(250, metrics)
-        progress.stage("evaluating")
-    first, second = capsys.readouterr().err.splitlines()
-    figures = "25% · 250/1k · 2.34k steps/s · return 1.2 · success 50% · 0:00:00"
-    assert first.startswith(f"cartpole_balance · ppo: {figures}")
-    assert second == "cartpole_balance · ppo: evaluating"
-
-    with Progress(config, enabled=True, loop=loop) as progress:
-        progress.warn("no video: [/a] [libx264] " + "x" * 100)
-        assert capsys.readouterr().err == "robotrl: warning: no video: [/a] [libx264] " + "x" * 100 + "\n"
-        progress.update(250, metrics)
-        assert capsys.readouterr().err == ""  # not every iteration
-        progress.update(1000, metrics)
-    assert "100% · 1k/1k" in capsys.readouterr().err
 
 
 def test_ant_is_refused_before_anything_is_made(tmp_path):

@@ -75,8 +75,8 @@ def layer_norm(x: Tensor, gain: Tensor, shift: Tensor) -> list[Tensor]:
     """Normalise over the last axis; return the output, the means and the inverse deviations.
 
     An ensemble's members go one by one through the fused kernel, which takes one gain: batched, the
-    gradient of ten of them at 256 x 256 costs almost three times as much on a CPU. Compiled
-    it is written out instead, which fuses with what is around it.
+    gradient of an ensemble costs more on a CPU. Compiled it is written out instead, which fuses with what is
+    around it.
 
     Args:
         x: (B, H), or (E, B, H) of an ensemble.

@@ -42,7 +42,7 @@ class Quality(enum.Enum):
     """With sky and shadows: for people who watch while it is drawn."""
     VIDEO = "video"
     """With reflections, too, and with smooth edges where a graphics card draws: for people who watch later.
-    Software OpenGL takes about twice as long for smooth edges."""
+    Software OpenGL takes much longer for smooth edges."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from robotrl.training.run_folder import RunFolder, write_json
 from robotrl.training.video import chosen_grid, record_video
 
 _RESAMPLES = 10_000
+_NUMBERS_AT_ONCE = 1_000_000
 _EVERY_TASKS = ("episode/return", "episode/length")
 
 
@@ -65,9 +66,11 @@ class Evaluation:
         if not len(chosen):
             return dict.fromkeys(("mean", "ci_low", "ci_high"), float("nan"))
         rng, size = np.random.default_rng(0), len(chosen)
-        # one after another: all at once they would be gigabytes of thousands of episodes
-        means = [chosen[rng.integers(size, size=size)].mean() for _ in range(_RESAMPLES)]
-        low, high = np.percentile(means, [2.5, 97.5])
+        # in blocks: all at once they would be gigabytes of thousands of episodes
+        block = max(1, _NUMBERS_AT_ONCE // size)
+        counts = [min(block, _RESAMPLES - start) for start in range(0, _RESAMPLES, block)]
+        means = [chosen[rng.integers(size, size=(count, size))].mean(axis=1) for count in counts]
+        low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
         return {"mean": float(chosen.mean()), "ci_low": float(low), "ci_high": float(high)}
 
 

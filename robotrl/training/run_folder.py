@@ -156,18 +156,6 @@ class RunFolder:
         return path
 
 
-def steps_of(checkpoint_file: Path) -> int:
-    """Return the environment steps in a checkpoint's name.
-
-    Raises:
-        RobotrlError: it is no name of a checkpoint.
-    """
-    steps = checkpoint_file.stem.removeprefix("step_")
-    if not steps.isdecimal():
-        raise RobotrlError(f"{checkpoint_file} is not called step_NUMBER as checkpoints are: move it away")
-    return int(steps)
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all.
 

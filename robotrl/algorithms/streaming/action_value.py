@@ -110,7 +110,7 @@ class StreamQAC(StreamLearner):
         Raises:
             UsageError: it is not finite as the networks diverged, or there is nothing before `start`.
         """
-        action = self.finite_action()
+        action = self._finite_action()
         return np.tanh(action) if self.actor.head.is_squashed else action
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:

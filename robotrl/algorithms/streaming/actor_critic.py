@@ -150,7 +150,7 @@ class StreamAC(StreamLearner):
             raise UsageError(
                 "actions are indices, of which `act` returns one per stream: there is no command"
             )
-        return self._within_limits(self.finite_action())
+        return self._within_limits(self._finite_action())
 
     def deterministic_action(self, obs: npt.ArrayLike) -> Reals:
         """Return the actions without noise for raw observations (N, D); nothing is learned.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -173,16 +172,16 @@ class StreamLearner(ABC):
         self._require_start()
         return self.streams.action.copy()
 
-    def finite_action(self) -> npt.NDArray[Any]:
+    def _finite_action(self) -> npt.NDArray[Any]:
         """Return `act`'s actions.
 
         Raises:
             UsageError: one is not finite, or there are none before `start`.
         """
         action = self.act()
-        # one number tells of all, at a third of the time of isfinite
-        if not math.isfinite(np.add.reduce(action, None)):
-            stream = int(np.argmin(np.isfinite(action).all(1)))
+        finite = np.isfinite(action)
+        if not finite.all():
+            stream = int(np.argmin(finite.all(1)))
             raise UsageError(
                 f"stream {stream}: the action is {action[stream].tolist()}: its networks diverged, go on "
                 "from an older state with smaller steps"

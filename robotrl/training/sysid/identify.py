@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mujoco
 import numpy as np
@@ -15,6 +13,7 @@ import numpy as np
 from robotrl import __version__
 from robotrl.core.errors import UsageError
 from robotrl.core.files import new_folder, writable_parent
+from robotrl.training.run_folder import write_json
 from robotrl.training.sysid.deployment_log import read_deployment
 from robotrl.training.sysid.estimates import Estimate, estimates_of, realism_yaml
 from robotrl.training.sysid.fit import Fit, fit, toolbox
@@ -100,7 +99,7 @@ def identify(
                 "correlation": found.correlation.tolist(),
                 "residuals": [vars(each) for each in residuals],
             }
-            _write_json(folder / "estimates.json", document)
+            write_json(folder / "estimates.json", document)
             draw_fits(folder, predictor, found)
             write_page(folder / "report.html", predictor, found, estimates)
     return Identification(out, estimates, residuals)
@@ -120,7 +119,3 @@ def _residuals(predictor: Predictor, found: Fit) -> list[Residual]:
             errors = np.sqrt((before**2).mean()), np.sqrt((after**2).mean()), measured.std()
             residuals.append(Residual(name, unit, *map(float, errors)))
     return residuals
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")

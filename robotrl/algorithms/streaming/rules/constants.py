@@ -7,7 +7,7 @@ SQUARE_DECAY = 0.999
 
 TINY = 1e-30
 """Traces below it are 0. Those of an input that stays 0 would decay into denormal numbers and remain
-there, at 100 cycles each: with 95 such inputs an update of Ant's size took six times as long."""
+there, where every operation takes many times as long."""
 
 TINY_SQUARE = 1e-36
 """The same for running means of squares."""
